@@ -1,0 +1,94 @@
+# make demo | test | test-all | lint | clean: each sets up what it needs first (tests/setup/packages).
+
+PYTHON ?= python3
+PACKAGES = tests/setup/packages
+PIP = -m pip --disable-pip-version-check --quiet
+PYTEST = .venv/bin/python -m pytest tests
+# Nothing of a user's own pspawn set-up may reach demo and tests.
+unexport PSPAWN PSPAWN_FORK_POINT PSPAWN_REPORT PSPAWN_REQUIRE PSPAWN_TIMEOUT PSPAWN_VERBOSE
+unexport PSPAWN_BIND_TO PSPAWN_ENGINE PSPAWN_DOMAINS PSPAWN_MPIRUN
+
+C_SOURCES = find examples launcher spank_plugin tests -name '*.[ch]' \
+	-not -path '*/build/*' -not -path '*/_native/*' -print
+
+# Stamps: what has been set up, and is up to date if nothing it was made from is newer.
+VENV = .venv/.pspawn-installed
+LINT = .venv/.lint-installed
+MPI_WHEELS = .test-env/openmpi5/.installed .test-env/mpich5/.installed
+MPICH4_LIB = .test-env/mpich4/lib/libmpi.so.12
+
+.NOTPARALLEL:
+.PHONY: all demo test test-all lint clean native examples examples-wheels \
+	packages-build packages-demo packages-test packages-lint
+
+all: packages-build native $(VENV)
+
+demo: packages-demo native $(VENV) examples
+	.venv/bin/python -m pspawn.bench.demo
+
+test: packages-test native $(VENV) $(MPI_WHEELS) $(MPICH4_LIB) examples examples-wheels
+	$(PYTEST) -m "not long" $(PYTEST_ARGS)
+
+test-all: packages-test native $(VENV) $(MPI_WHEELS) $(MPICH4_LIB) examples examples-wheels
+	$(PYTEST) -m long $(PYTEST_ARGS)
+
+lint: packages-lint $(VENV) $(LINT)
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	$(C_SOURCES) | xargs -r clang-format --dry-run -Werror
+
+clean:
+	-[ ! -f launcher/Makefile ] || $(MAKE) -C launcher clean
+	rm -rf .venv .test-env .pytest_cache .mypy_cache .ruff_cache build dist
+	rm -rf launcher/pspawn/_native launcher/pspawn.egg-info examples/build
+	find launcher tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find launcher/pspawn -name '*.so' -delete
+
+# First of all, and all at once: without them nothing is begun.
+packages-build:
+	@$(PACKAGES) build
+packages-demo:
+	@$(PACKAGES) build mpi
+packages-test:
+	@$(PACKAGES) build mpi test
+packages-lint:
+	@$(PACKAGES) build lint
+
+native:
+	@$(MAKE) --no-print-directory -C launcher
+
+examples:
+	@$(MAKE) --no-print-directory -C examples
+	@$(MAKE) --no-print-directory -C examples mpi MPICC=mpicc.openmpi BUILD=build/openmpi4
+	@$(MAKE) --no-print-directory -C examples mpi MPICC=mpicc.mpich BUILD=build/mpich4
+
+examples-wheels: $(MPI_WHEELS)
+	@$(MAKE) --no-print-directory -C examples mpi \
+		MPICC=$(CURDIR)/.test-env/openmpi5/bin/mpicc BUILD=build/openmpi5
+	@$(MAKE) --no-print-directory -C examples mpi \
+		MPICC=$(CURDIR)/.test-env/mpich5/bin/mpicc BUILD=build/mpich5
+
+# The commands of a wheel are copies; here they are links, so that they follow a rebuild.
+$(VENV): setup.cfg setup.py pyproject.toml $(wildcard launcher/pspawn/*/_build.py) \
+		$(wildcard launcher/libpspawn/include/*.h) launcher/pspawn/_version.py
+	$(PYTHON) -m venv .venv
+	.venv/bin/python $(PIP) install --editable '.[mpi4py,test]'
+	cd launcher/pspawn/_native && find . -type f -path './*/*' | while read -r file; do \
+		ln -srf "$$file" "$(CURDIR)/.venv/$$file"; done
+	@touch $@
+
+$(LINT): tests/setup/lint.txt $(VENV)
+	.venv/bin/python $(PIP) install -r tests/setup/lint.txt
+	@touch $@
+
+# Each wheel brings an mpirun of its own, so each gets an environment of its own.
+.test-env/%5/.installed: tests/setup/mpi-wheels.txt
+	$(PYTHON) -m venv .test-env/$*5
+	.test-env/$*5/bin/python $(PIP) install -c tests/setup/mpi-wheels.txt $*
+	@touch $@
+
+# mpi4py's one wheel looks for MPICH's library by the name of its ABI, which Debian's has not.
+$(MPICH4_LIB):
+	@mkdir -p $(@D)
+	ln -sf "$$(realpath "$$(gcc -print-file-name=libmpich.so.12)")" $@
