@@ -1,4 +1,4 @@
-# make demo | test | test-all | lint | clean: each sets up what it needs first (tests/setup/packages).
+# make demo | test | test-all | lint | format | clean: each sets up what it needs first (tests/setup/packages).
 
 PYTHON ?= python3
 PACKAGES = tests/setup/packages
@@ -18,7 +18,7 @@ MPI_WHEELS = .test-env/openmpi5/.installed .test-env/mpich5/.installed
 MPICH4_LIB = .test-env/mpich4/lib/libmpi.so.12
 
 .NOTPARALLEL:
-.PHONY: all demo test test-all lint clean native examples examples-wheels \
+.PHONY: all demo test test-all lint format clean native examples examples-wheels \
 	packages-build packages-demo packages-test packages-lint
 
 all: packages-build native $(VENV)
@@ -37,6 +37,11 @@ lint: packages-lint $(VENV) $(LINT)
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	$(C_SOURCES) | xargs -r clang-format --dry-run -Werror
+
+format: packages-lint $(VENV) $(LINT)
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+	$(C_SOURCES) | xargs -r clang-format -i
 
 clean:
 	-[ ! -f launcher/Makefile ] || $(MAKE) -C launcher clean
