@@ -79,7 +79,7 @@ $(VENV): setup.cfg setup.py pyproject.toml $(wildcard launcher/pspawn/*/_build.p
 		$(wildcard launcher/libpspawn/include/*.h) launcher/pspawn/_version.py
 	$(PYTHON) -m venv .venv
 	.venv/bin/python $(PIP) install --editable '.[mpi4py,test]'
-	cd launcher/pspawn/_native && find . -type f -path './*/*' | while read -r file; do \
+	@cd launcher/pspawn/_native && find * -type f | while read -r file; do \
 		ln -srf "$$file" "$(CURDIR)/.venv/$$file"; done
 	@touch $@
 

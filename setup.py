@@ -4,7 +4,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from setuptools import Command, setup
+from setuptools import Command, Distribution, setup
 from setuptools.command.build import build
 
 CFFI_BUILDERS = ["launcher/pspawn/hwloc/_build.py", "launcher/pspawn/lib/_build.py"]
@@ -47,10 +47,19 @@ class build_native(Command):
 
 
 class build_native_first(build):
+    """Package data and the bindings need the C parts to be there."""
+
     sub_commands = [("build_native", None), *build.sub_commands]
 
 
+class DataInEditableInstalls(Distribution):
+    # An editable install asks for has_<kind> of everything it installs, and of data_files that isn't its name.
+    def has_data(self):
+        return self.has_data_files()
+
+
 setup(
+    distclass=DataInEditableInstalls,
     cmdclass={"build": build_native_first, "build_native": build_native},
     cffi_modules=[f"{path}:ffibuilder" for path in CFFI_BUILDERS if Path(path).exists()],
 )
