@@ -1,0 +1,119 @@
+"""Fixtures and rules that hold for every test.
+
+- `launcher` runs a test once per MPI. What a test starts carries PSPAWN_TEST_ID; nothing of it may outlive the test.
+- A skip is loud: the summary lists each with its reason, and under CI=true it is a failure unless the test is marked
+  `may_skip`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support import processes
+from support.build import Builder
+from support.mpi import MPIS, STUB, Launcher
+
+MARKERS = {
+    "long": "takes long or changes the whole machine; left to `make test-all`",
+    "kills": "kills an engine, which may leave its own shared memory behind; ours may not stay",
+    "no_leftover_check": "looks after its processes itself",
+    "may_skip": "may be skipped in CI too",
+    "needs_stub": "needs the C parts (`make -C launcher`)",
+}
+_count = itertools.count()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for name, meaning in MARKERS.items():
+        config.addinivalue_line("markers", f"{name}: {meaning}")
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    outcome = yield
+    report = outcome.get_result()  # type: ignore[attr-defined]
+    skipped = report.skipped and not hasattr(report, "wasxfail")
+    if skipped and os.environ.get("CI") == "true" and not item.get_closest_marker("may_skip"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped in CI, which skips nothing: {report.longrepr}"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    skipped = terminalreporter.stats.get("skipped", [])
+    if not skipped:
+        return
+    terminalreporter.section(f"{len(skipped)} skipped, and why")
+    for report in skipped:
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        terminalreporter.line(f"{report.nodeid}: {reason}")
+
+
+@pytest.fixture(scope="session")
+def builder(tmp_path_factory: pytest.TempPathFactory) -> Builder:
+    """Compiles test programs, each once a session."""
+    directory = tmp_path_factory.mktemp("programs")
+    # Tests that run as another user execute what is built here.
+    for path in (directory, *directory.parents):
+        if path == Path("/tmp"):
+            break
+        path.chmod(0o755)
+    return Builder(directory)
+
+
+@pytest.fixture
+def mark() -> str:
+    """The id that everything carries that this test starts."""
+    return f"{os.getpid()}-{next(_count)}"
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After each test: no process, socket, temporary file or shared memory that was not there before."""
+    item = request.node
+    if "mark" not in request.fixturenames or item.get_closest_marker("no_leftover_check"):
+        yield
+        return
+    mark = request.getfixturevalue("mark")
+    before = processes.Before.now()
+    yield
+    left: list[str] = []
+
+    def gone() -> bool:
+        left[:] = before.left(mark)
+        if item.get_closest_marker("kills"):
+            for line in list(left):
+                kind, _, path = line.partition(" ")
+                if kind == "file" and processes.ENGINE_SHM.match(Path(path).name):
+                    Path(path).unlink(missing_ok=True)
+                    left.remove(line)
+        return not left
+
+    if not processes.wait_until(gone, 3):
+        processes.kill_of_test(mark)
+        pytest.fail("left behind:\n" + "\n".join(left))
+
+
+@pytest.fixture(params=list(MPIS))
+def launcher(request: pytest.FixtureRequest, builder: Builder, tmp_path: Path, mark: str) -> Launcher:
+    """The four launchers, one after the other."""
+    return make_launcher(request.param, request, builder, tmp_path, mark)
+
+
+@pytest.fixture
+def one_launcher(request: pytest.FixtureRequest, builder: Builder, tmp_path: Path, mark: str) -> Launcher:
+    """Open MPI 4 only, for promises that do not depend on the engine; another by indirect parametrisation."""
+    return make_launcher(getattr(request, "param", "openmpi4"), request, builder, tmp_path, mark)
+
+
+def make_launcher(name: str, request: pytest.FixtureRequest, builder: Builder, directory: Path, mark: str) -> Launcher:
+    missing = MPIS[name].missing
+    if missing:
+        pytest.skip(missing)
+    if request.node.get_closest_marker("needs_stub") and not STUB.exists():
+        pytest.skip(f"{STUB} is not built")
+    return Launcher(MPIS[name], builder, directory, mark)

@@ -1,0 +1,172 @@
+"""Inside, a rank sees what an exec'd rank sees: each row of the table, plain against every rung, on four launchers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from fidelity.table import ALL, differences
+from support.mpi import TWO_DOMAINS, Launcher, Pspawn, Run
+from support.probing import Probes, probe
+from support.report import assert_forked, ranks
+
+N = 4
+
+
+@dataclass(frozen=True)
+class Surrounding:
+    """What is set up around a launch: before mpirun, or per rank between the engine and the stub."""
+
+    around: tuple[str, ...] = ()
+    inside: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    env: dict[str, str] = field(default_factory=dict)
+    arguments: tuple[str, ...] = ("an argument",)
+    bound: bool = False
+
+
+def sh(commands: str) -> tuple[str, ...]:
+    """A shell that does this and then execs what follows."""
+    return ("sh", "-c", commands + '; exec "$@"', "sh")
+
+
+LARGE = {f"PROBE_LARGE_{k}": "x" * 3000 for k in range(100)}
+BEFORE_MPIRUN = {
+    "nothing": Surrounding(),
+    "umask": Surrounding(sh("umask 0137")),
+    "nice": Surrounding(("nice", "-n", "7")),
+    "batch": Surrounding(("chrt", "--batch", "0")),
+    "ionice": Surrounding(("ionice", "-c2", "-n6")),
+    "ignored-signals": Surrounding(sh("trap '' USR1 HUP PIPE 40")),
+    "extra-descriptors": Surrounding(sh("exec 5</dev/zero 9>/dev/null")),
+    "few-descriptors": Surrounding(sh("ulimit -S -n 128")),
+    "limits": Surrounding(sh("ulimit -S -c 0; ulimit -S -s 4096; ulimit -S -v 40000000")),
+    "unlimited-stack": Surrounding(sh("ulimit -s unlimited")),
+    "oom": Surrounding(sh("echo 123 >/proc/self/oom_score_adj; echo 0x3f >/proc/self/coredump_filter")),
+    "one-cpu": Surrounding(("taskset", "-c", "1")),
+    "memory-policy": Surrounding(("numactl", "--interleave=0")),
+    "no-randomization": Surrounding(("setarch", "-R")),
+    "no-new-privileges": Surrounding(("setpriv", "--no-new-privs")),
+    "fewer-capabilities": Surrounding(("setpriv", "--bounding-set=-sys_time,-mknod")),
+    "bind-to-core": Surrounding(options=("--bind-to", "core:overload-allowed"), bound=True),
+    "large-environment": Surrounding(env=LARGE),
+    "odd-arguments": Surrounding(arguments=("", "two\nlines", "blank blank", "", "%20", "--pspawn-verbose", "\udcff")),
+    "odd-environment": Surrounding(env={"PROBE_EMPTY": "", "PROBE_LINES": "a\nb=c", "PROBE_HIGH": "\udcff\udc80"}),
+    "malloc": Surrounding(env={"MALLOC_ARENA_MAX": "2", "MALLOC_PERTURB_": "85"}),
+    "tunables": Surrounding(env={"GLIBC_TUNABLES": "glibc.malloc.arena_max=3:glibc.pthread.rseq=0"}),
+    "bind-now": Surrounding(env={"LD_BIND_NOW": "1"}),
+    "locale": Surrounding(env={"LC_ALL": "C.UTF-8", "TZ": "Asia/Tokyo"}),
+}
+# What slurm-like and user-written wrappers do between the engine and `pspawn-stub ./app`.
+BEFORE_STUB = {
+    "nothing": Surrounding(),
+    "umask": Surrounding(inside=sh("umask 0137")),
+    "descriptors": Surrounding(inside=sh("exec 7<$PROBE_FILE 8>>$PROBE_FILE 6<&7; read line <&7")),
+    "closed-stdin": Surrounding(inside=sh("exec <&-")),
+    "stdin-from-file": Surrounding(inside=sh("exec <$PROBE_FILE")),
+    "nice": Surrounding(inside=("nice", "-n", "3")),
+    "ignored-signals": Surrounding(inside=sh("trap '' TERM INT USR2 CHLD")),
+    "blocked-signals": Surrounding(inside=("@plant", "blocked")),
+    "pending-signal": Surrounding(inside=("@plant", "pending")),
+    "timer": Surrounding(inside=("@plant", "itimer")),
+    "subreaper": Surrounding(inside=("@plant", "subreaper")),
+    "death-signal": Surrounding(inside=("@plant", "pdeathsig")),
+    "timerslack": Surrounding(inside=("@plant", "timerslack")),
+    "huge-pages-off": Surrounding(inside=("@plant", "thp")),
+    "securebits": Surrounding(inside=("@plant", "securebits")),
+    "uts-namespace": Surrounding(inside=("@plant", "namespace")),
+    "groups": Surrounding(inside=("@plant", "groups")),
+    "own-session": Surrounding(inside=("setsid", "-w")),
+    "cpu": Surrounding(inside=("taskset", "-c", "1")),
+    "numactl": Surrounding(inside=("numactl", "-C1", "-m0")),
+    "membind": Surrounding(inside=("numactl", "--interleave=0")),
+    "limits": Surrounding(inside=sh("ulimit -S -n 64; ulimit -S -s 16384; ulimit -H -c 4096")),
+    "cwd": Surrounding(inside=sh("cd /proc")),
+    "own-cwd-per-rank": Surrounding(inside=sh('mkdir -p $PROBE_OUT/$$ && cd "$PROBE_OUT" && rmdir $$')),
+    "own-environment-per-rank": Surrounding(inside=sh("export MINE=${PMI_RANK:-$OMPI_COMM_WORLD_RANK}")),
+    "more-variables-in-some": Surrounding(inside=sh("[ ${PMI_RANK:-$OMPI_COMM_WORLD_RANK} = 2 ] && export MORE=1 A=2")),
+    "oom": Surrounding(inside=sh("echo 321 >/proc/self/oom_score_adj")),
+    "real-time": Surrounding(inside=("chrt", "--rr", "3")),
+}
+# Those that run in `make test` with every launcher; the rest only with the first, and all in `make test-all`.
+FIRST = {"nothing", "few-descriptors", "large-environment", "odd-arguments", "descriptors", "own-environment-per-rank"}
+
+
+def selected(table: dict[str, Surrounding]) -> list[object]:
+    """Every surrounding with every launcher; what `make test` leaves out is marked long."""
+    chosen = []
+    for name in table:
+        for mpi in ("openmpi4", "mpich4", "openmpi5", "mpich5"):
+            quick = name in FIRST or mpi in ("openmpi4", "mpich4")
+            chosen.append(pytest.param(mpi, name, marks=[] if quick else [pytest.mark.long]))
+    return chosen
+
+
+def launch(
+    launcher: Launcher, app: Sequence[str], around: Surrounding, pspawn: Pspawn | None, n: int = N
+) -> tuple[Probes, Run]:
+    options = list(around.options)
+    if not launcher.mpi.is_openmpi and around.bound:
+        options = ["-bind-to", "core"]
+    some_file = launcher.directory / "some-file"
+    some_file.write_text("the first line\nthe second\n")
+    env = {**around.env, "PROBE_FILE": str(some_file), "PROBE_LAZY": str(lazy(launcher))}
+    inside = [str(launcher.builder.program("plant.c")) if w == "@plant" else w for w in around.inside]
+    return probe(
+        launcher,
+        [*inside, *app],
+        n,
+        pspawn=pspawn,
+        options=options,
+        env=env,
+        before=around.around,
+        bound=around.bound,
+    )
+
+
+def lazy(launcher: Launcher) -> Path:
+    return launcher.builder.library("lazy.c")
+
+
+def compare(
+    launcher: Launcher, app: Sequence[str], around: Surrounding, rung: str, door: str, contexts: int = 1
+) -> None:
+    """Run plain and at the rung and hold both against the table."""
+    plain, _ = launch(launcher, app, around, None)
+    ours, run = launch(launcher, app, around, Pspawn(rung, TWO_DOMAINS, door))
+    if rung == "exec":
+        assert [r["launched_by"] for r in ranks(run.report)] == ["exec"] * N, run
+    else:
+        assert_forked(run.report, N, rung, contexts=contexts)
+    assert differences(plain, ours, rung) == {}, run
+
+
+@pytest.mark.parametrize("name", sorted(BEFORE_MPIRUN.keys() | BEFORE_STUB.keys()))
+@pytest.mark.parametrize("one_launcher", ["openmpi4", "mpich4", "openmpi5", "mpich5"], indirect=True)
+def test_two_plain_launches_show_no_difference(one_launcher: Launcher, name: str) -> None:
+    app = [str(one_launcher.builder.program("probe.c", libs=["-pthread"])), "an argument"]
+    for around in (table[name] for table in (BEFORE_MPIRUN, BEFORE_STUB) if name in table):
+        first, _ = launch(one_launcher, app, around, None)
+        second, run = launch(one_launcher, app, around, None)
+        assert differences(first, second) == {}, run
+
+
+@pytest.mark.parametrize("rung", ALL)
+@pytest.mark.parametrize(("one_launcher", "name"), selected(BEFORE_MPIRUN), indirect=["one_launcher"])
+@pytest.mark.needs_stub
+def test_as_plain_with_before_mpirun(one_launcher: Launcher, name: str, rung: str) -> None:
+    around = BEFORE_MPIRUN[name]
+    app = [str(one_launcher.builder.program("probe.c", libs=["-pthread"])), *around.arguments]
+    compare(one_launcher, app, around, rung, "direct")
+
+
+@pytest.mark.parametrize("rung", ALL)
+@pytest.mark.parametrize(("one_launcher", "name"), selected(BEFORE_STUB), indirect=["one_launcher"])
+@pytest.mark.needs_stub
+def test_as_plain_with_before_the_stub(one_launcher: Launcher, name: str, rung: str) -> None:
+    around = BEFORE_STUB[name]
+    app = ["@stub", str(one_launcher.builder.program("probe.c", libs=["-pthread"])), *around.arguments]
+    compare(one_launcher, app, around, rung, "none")

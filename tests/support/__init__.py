@@ -1,0 +1,1 @@
+"""What the tests share: the four launchers, building programs, processes, reports."""
