@@ -1,0 +1,401 @@
+"""The command ``pspawn-mpirun``: the site's own mpirun, with pspawn-stub in each application's place.
+
+Its start is on the way of every launch (budget: 60 ms CPU, of which Python itself takes 15 and click 30): click is
+imported when there is an own option to read, the rest of pspawn when it is needed.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Optional
+
+from pspawn.engine import ENGINES, HYDRA, EngineError, Launch, Mpirun, StubOptions, command_line, detect, plain
+
+if TYPE_CHECKING:
+    import click
+
+PROGRAM = "pspawn-mpirun"
+FORK_POINTS = ("auto", "exec", "preinit", "main")
+BINDINGS = ("none", "numa", "core")
+VARIABLES = ("FORK_POINT", "REPORT", "REQUIRE", "TIMEOUT", "VERBOSE", "ENGINE", "BIND_TO", "DOMAINS")
+TO_STDERR = ("", "-", "1")
+"""What asks for a report without naming a file."""
+USAGE_ERROR = 2
+HELP_WORDS = ("help", "h")
+VERSION_WORDS = ("version", "V")
+
+
+class Own(NamedTuple):
+    """Our own options, read."""
+
+    stub: StubOptions = StubOptions()
+    engine: Optional[str] = None  # noqa: UP045
+    report: Optional[str] = None  # noqa: UP045
+    """None: no report wanted; empty: a table on stderr; else the file's absolute path."""
+
+
+def main() -> NoReturn:
+    """Entry point of the console script."""
+    try:
+        run(list(sys.argv[1:]))
+    except EngineError as error:
+        say(str(error))
+        leave(error.exit_code)
+
+
+def run(words: list[str]) -> NoReturn:
+    """Launch, from the words after the command's name."""
+    undo_pythons_signals()
+    asked_for = _one_of_ours(words, ("--help", "--version"))
+    try:
+        mpirun = detect.find()
+        engine = _leading_engine(words)
+        mpirun = mpirun._replace(engine=engine) if engine else detect.ask(mpirun)
+    except EngineError as error:
+        if not asked_for:
+            raise
+        own_texts(asked_for)
+        say(str(error))
+        leave(0)
+    arity = _arity(mpirun.engine)
+    own_words, args, before = command_line.split(words, arity, takes_value)
+    own = read_own(own_words)
+    if own.engine and own.engine != mpirun.engine:
+        mpirun = mpirun._replace(engine=own.engine, version="")
+    asked_for = _option_of(args[:before], arity)
+    if asked_for:
+        own_texts(asked_for)
+        execute(mpirun, args, {})
+    if os.environ.get("PSPAWN") == "0":
+        execute(mpirun, args, {})
+    if mpirun.engine not in ENGINES:
+        says = f": --version says '{mpirun.version[:60]}'" if mpirun.version else ""
+        raise EngineError(
+            f"{mpirun.path} is neither Open MPI nor MPICH{says};"
+            f" name its kind with --pspawn-engine {'|'.join(ENGINES)}",
+            126,
+        )
+    report = Reporting(own, mpirun, words) if own.report is not None else None
+    stub = own.stub._replace(report=report.path) if report else own.stub
+    launch = prepare(mpirun, args, stub)
+    if launch.plain and not launch.silent:
+        if own.stub.require:
+            raise EngineError(f"{launch.plain}, and --pspawn-require allows no plain launch")
+        say(f"{launch.plain}: plain launch")
+    if own.stub.verbose:
+        kind = f"{mpirun.engine} {mpirun.version}".strip()
+        say(f"{kind}, {mpirun.path}" + (f"; plain launch: {launch.plain}" if launch.plain else ""))
+        added = [f"{name}='{value}'" for name, value in launch.env.items()]
+        say("executes " + " ".join([*added, mpirun.argv0, *launch.args]))
+    if report is None:
+        execute(mpirun, launch.args, launch.env)
+    report.launch(launch)
+
+
+def undo_pythons_signals() -> None:
+    """Undo what Python does to signals at its start: what is ignored would be handed on to every rank."""
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def prepare(mpirun: Mpirun, args: list[str], options: StubOptions) -> Launch:
+    """What to execute so that stubs take the applications' places."""
+    stub = stub_path()
+    if stub is None:
+        return plain(args, "pspawn-stub is not installed (make -C launcher builds it)")
+    if mpirun.engine == HYDRA:
+        from pspawn.engine import hydra
+
+        return hydra.launch(args, stub, options)
+    from pspawn.engine import openmpi
+
+    return openmpi.launch(mpirun.engine, args, stub, options)
+
+
+def stub_path() -> str | None:
+    """pspawn-stub of this installation; PSPAWN_STUB names another, where the nodes have it elsewhere than this host."""
+    named = os.environ.get("PSPAWN_STUB")
+    if named:
+        return os.path.abspath(named)
+    installed = os.path.join(
+        os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "_native", "bin", "pspawn-stub"
+    )
+    return installed if os.access(installed, os.X_OK) else None
+
+
+def execute(mpirun: Mpirun, args: list[str], env: dict[str, str]) -> NoReturn:
+    """Become mpirun."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    try:
+        os.execve(mpirun.path, [mpirun.argv0, *args], {**os.environ, **env})
+    except OSError as error:
+        raise EngineError(f"{mpirun.path}: {error.strerror}", 126) from None
+
+
+class Reporting:
+    """A launch whose report is wanted: we stay mpirun's parent and put together what the nodes have written."""
+
+    def __init__(self, own: Own, mpirun: Mpirun, words: list[str]) -> None:
+        self.mpirun = mpirun
+        self.command = [PROGRAM, *words]
+        self.file = own.report
+        here = os.getcwd()
+        if not self.file and not os.access(here, os.W_OK):
+            here = os.environ.get("TMPDIR", "/tmp")
+        # Without a file the parts need a place too. The working directory is what nodes most likely have in common.
+        self.path = self.file or os.path.join(here, f".pspawn-report-{os.uname().nodename}-{os.getpid()}")
+        directory = os.path.dirname(self.path)
+        if not os.path.isdir(directory) or not os.access(directory, os.W_OK | os.X_OK):
+            why = "is not writable" if os.path.isdir(directory) else "is no directory"
+            raise EngineError(f"--pspawn-report: {directory} {why}", USAGE_ERROR)
+        if os.path.isdir(self.path):
+            raise EngineError(f"--pspawn-report: {self.path} is a directory", USAGE_ERROR)
+
+    def launch(self, launch: Launch) -> NoReturn:
+        from pspawn.engine import supervise
+
+        self._remove_old_parts()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        argv = [self.mpirun.argv0, *launch.args]
+        try:
+            status = supervise.run(self.mpirun.path, argv, {**os.environ, **launch.env})
+        except OSError as error:
+            raise EngineError(f"{self.mpirun.path}: {error.strerror}", 126) from None
+        self._write(launch, supervise.exit_code(status))
+        sys.stderr.flush()
+        supervise.end_like(status)
+
+    def _remove_old_parts(self) -> None:
+        from pspawn.engine import parts
+
+        for part in parts.of(self.path):
+            try:
+                os.unlink(part)
+            except OSError as error:
+                raise EngineError(f"--pspawn-report: {part}: {error.strerror}") from None
+
+    def _write(self, launch: Launch, exit_code: int) -> None:
+        from pspawn import report
+
+        header = {
+            "version": report.VERSION,
+            "engine": self.mpirun.engine,
+            "engine_version": self.mpirun.version,
+            "mpirun": self.mpirun.path,
+            "command": self.command,
+            "exit_code": exit_code,
+            "plain": launch.plain,
+        }
+        try:
+            merged = report.merge(self.path, header)
+            for line in merged.unusable:
+                say(line)
+            if self.file:
+                report.write(self.file, merged.report)
+            else:
+                print(report.table(report.from_dict(merged.report)), file=sys.stderr)
+            for part in merged.parts:
+                os.unlink(part)
+        except report.ReportError as error:
+            say(str(error))
+        except OSError as error:
+            say(f"report: {error.filename or self.path}: {error.strerror}")
+
+
+def takes_value(word: str) -> bool:
+    """Whether the next word is the value of this own option."""
+    return word[len(command_line.OWN) :] in ("fork-point", "timeout", "engine", "bind-to", "domains")
+
+
+def read_own(words: list[str]) -> Own:
+    """Own options from their words, and from PSPAWN_… what is not among them. EngineError says what is wrong."""
+    if not words and not any(os.environ.get(f"PSPAWN_{name}") for name in VARIABLES):
+        return Own()
+    import click
+
+    # Only the form with '=' can have a value; without one, click would look for it in the next word.
+    words = [word + "=" if word == f"{command_line.OWN}report" else word for word in words]
+    try:
+        with command().make_context(PROGRAM, words) as context:
+            given = context.params
+    except click.NoSuchOption as error:
+        from difflib import get_close_matches
+
+        known = [option for parameter in command().params for option in parameter.opts]
+        nearest = get_close_matches(error.option_name, known, 1, 0.0)[0]
+        raise EngineError(f"no such option: {error.option_name}; did you mean {nearest}?", USAGE_ERROR) from None
+    except click.ClickException as error:
+        raise EngineError(" ".join(error.format_message().split()), USAGE_ERROR) from None
+    report = given["report"]
+    if report is not None:
+        report = "" if report in TO_STDERR else os.path.abspath(report)
+    stub = StubOptions(
+        given["fork_point"],
+        None,
+        given["require"],
+        given["timeout"],
+        given["verbose"],
+        given["bind_to"],
+        given["domains"],
+    )
+    return Own(stub, given["engine"], report)
+
+
+def command() -> click.Command:
+    """Our own options as click knows them: for their types, their environment variables and the help."""
+    import click
+
+    def option(name: str, text: str, **how: Any) -> click.Option:
+        return click.Option(
+            [f"{command_line.OWN}{name}"],
+            envvar=f"PSPAWN_{name.upper().replace('-', '_')}",
+            help=text,
+            show_envvar=True,
+            **how,
+        )
+
+    def parameter(name: str, text: str, **how: Any) -> click.Option:
+        made = option(name, text, **how)
+        made.name = name.replace("-", "_")
+        return made
+
+    def table(_context: click.Context, _option: click.Parameter, value: str | None) -> str | None:
+        if value is not None and (not value.strip(";") or set(value) - set("0123456789,-;")):
+            raise click.BadParameter(f"{value!r} is no list of CPU sets like 0-3;4-7.")
+        return value
+
+    return click.Command(
+        PROGRAM,
+        options_metavar="[OPTIONS] [mpirun's own options]",
+        help=(
+            "Launch with this site's own mpirun (Open MPI 4 and 5, MPICH): all of its options, host lists, binding and"
+            " output stay as they are, but on each node ranks are forked from one process per NUMA domain."
+            "\n\nOwn options stand before the application. PSPAWN=0 makes a plain launch; PSPAWN_MPIRUN names the"
+            " mpirun."
+        ),
+        epilog="Example: pspawn-mpirun --pspawn-report -n 64 ./app",
+        params=[
+            parameter(
+                "fork-point",
+                "Where ranks are forked: before constructors (preinit), before main (main), or not at all (exec)."
+                " Example: --pspawn-fork-point main",
+                type=click.Choice(FORK_POINTS),
+            ),
+            parameter(
+                "report",
+                "Say how each rank was started: as JSON in FILE, or as a table on stderr."
+                " Example: --pspawn-report=run.json",
+                metavar="[=FILE]",
+            ),
+            parameter(
+                "require",
+                "Fail, instead of exec, where a rank can't be forked. Example: --pspawn-require",
+                is_flag=True,
+            ),
+            parameter(
+                "timeout",
+                "Give up on a silent partner after this many seconds. Example: --pspawn-timeout 120",
+                type=click.IntRange(min=1),
+                metavar="SECONDS",
+            ),
+            parameter(
+                "verbose",
+                "Say on stderr what is done. Example: --pspawn-verbose",
+                is_flag=True,
+            ),
+            parameter(
+                "engine",
+                "What the mpirun is, instead of asking it. Example: --pspawn-engine hydra",
+                type=click.Choice(ENGINES),
+            ),
+            parameter(
+                "bind-to",
+                "Bind ranks that the engine left unbound. Example: --pspawn-bind-to numa",
+                type=click.Choice(BINDINGS),
+            ),
+            parameter(
+                "domains",
+                "Pretend these NUMA domains (for tests). Example: --pspawn-domains '0-3;4-7'",
+                callback=table,
+                metavar="TABLE",
+            ),
+        ],
+    )
+
+
+def own_texts(which: str) -> None:
+    """Our help or version, before the engine prints its own."""
+    from pspawn._version import __version__
+
+    if which in VERSION_WORDS:
+        text = f"{PROGRAM} {__version__}"
+    else:
+        import click
+
+        made = command()
+        text = made.get_help(click.Context(made, info_name=PROGRAM)) + "\n\nThe engine's own options:"
+    try:
+        print(text, flush=True)
+    except OSError:
+        leave(1)
+
+
+def say(text: str) -> None:
+    """One line on stderr."""
+    try:
+        sys.stderr.write(f"{PROGRAM}: {text}\n")
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        pass
+
+
+def leave(code: int) -> NoReturn:
+    """End without Python's clean-up, which could trip over a closed pipe."""
+    os._exit(code)
+
+
+def _arity(engine: str) -> command_line.Arity:
+    if engine == HYDRA:
+        from pspawn.engine import hydra
+
+        return hydra.arity
+    return command_line.openmpi_arity
+
+
+def _leading_engine(words: list[str]) -> str | None:
+    """The engine where it is named before anything else, so that mpirun need not be asked."""
+    named = os.environ.get("PSPAWN_ENGINE")
+    for at, word in enumerate(words):
+        if not word.startswith(command_line.OWN):
+            if at and words[at - 1].startswith(command_line.OWN) and takes_value(words[at - 1]):
+                continue
+            break
+        name, equals, value = word[len(command_line.OWN) :].partition("=")
+        if name == "engine":
+            named = value if equals else "".join(words[at + 1 : at + 2])
+    return named if named in ENGINES else None
+
+
+def _one_of_ours(words: list[str], wanted: tuple[str, ...]) -> str | None:
+    return words[0].lstrip("-") if words and words[0] in wanted else None
+
+
+def _option_of(words: list[str], arity: command_line.Arity) -> str | None:
+    """Which of help and version the engine's options ask for, if any."""
+    at = 0
+    while at < len(words):
+        name = words[at].lstrip("-")
+        if name in HELP_WORDS + VERSION_WORDS:
+            return name
+        at += command_line.option_words(words, at, arity) or 1
+    return None
+
+
+if __name__ == "__main__":
+    main()

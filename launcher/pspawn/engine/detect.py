@@ -1,0 +1,169 @@
+"""Finding the real mpirun and asking it what it is.
+
+The answer is kept in ``$XDG_CACHE_HOME/pspawn`` (``~/.cache/pspawn``), one small file for each mpirun, valid as long as
+path, device, inode, size and modification time are the same. Files get there by rename, so that launches at the same
+time never see half of one; one that can't be read, understood or written is done without.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import suppress
+
+from pspawn.engine import HYDRA, OPENMPI, PRRTE, EngineError, Mpirun, percent_encoded, startable
+
+NAMES = ("mpirun", "mpiexec")
+MARKERS = (b"pspawn-trampoline", b"pspawn.cli.mpirun")
+"""What our own scripts contain: the trampoline, and the command as pip installs it under whatever name."""
+ASK_SECONDS = 30
+INSTALL = "install one (Debian: apt install openmpi-bin, or mpich) or name it with PSPAWN_MPIRUN=/path/to/mpirun"
+
+
+def find(name: str = "mpirun") -> Mpirun:
+    """The real mpirun: PSPAWN_MPIRUN, else the first of this name, "mpirun" or "mpiexec" on PATH that is not ourselves.
+
+    argv[0] is what a plain launch would have: Open MPI takes an absolute one for ``--prefix``, and Hydra finds its own
+    parts by looking a bare one up on PATH (so it must not find us there).
+    """
+    named = os.environ.get("PSPAWN_MPIRUN")
+    if named:
+        file = startable.find(named)
+        if file is None:
+            raise EngineError(f"PSPAWN_MPIRUN={named} is not on PATH", 127)
+        trouble = startable.problem(file)
+        if trouble:
+            raise EngineError(f"PSPAWN_MPIRUN={named}: {trouble}", 127 if trouble.startswith("No such") else 126)
+        if _is_ours(file):
+            raise EngineError(f"PSPAWN_MPIRUN={named} is pspawn itself: name the real mpirun", 126)
+        return Mpirun(os.path.abspath(file), named)
+    entries = os.environ.get("PATH", os.defpath).split(":")
+    for wanted in dict.fromkeys((name, *NAMES)):
+        hidden = False
+        for entry in entries:
+            file = os.path.join(entry, wanted)
+            if not startable._is_executable(file):
+                continue
+            if _is_ours(file):
+                hidden = True
+                continue
+            path = os.path.abspath(file)
+            return Mpirun(path, path if hidden else wanted)
+    raise EngineError(f"no mpirun on PATH: {INSTALL}", 127)
+
+
+def ask(mpirun: Mpirun) -> Mpirun:
+    """The same, with engine and version; an unknown one has an empty engine, and as version the line it printed."""
+    key = _key(mpirun.path)
+    cached = _read_cache(key)
+    if cached is None:
+        cached = recognise(_version_text(mpirun))
+        if cached[0]:
+            _write_cache(key, cached)
+    return mpirun._replace(engine=cached[0], version=cached[1])
+
+
+def recognise(text: str) -> tuple[str, str]:
+    """Engine and version from what ``mpirun --version`` prints; ("", its first line) if it is no known one."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if any(line.startswith("HYDRA build details") for line in lines):
+        return HYDRA, next((line.split(":", 1)[1].strip() for line in lines if line.startswith("Version:")), "")
+    for line in lines:
+        if "Intel(R) MPI Library" in line:
+            return HYDRA, _after(line, "Version ")
+        if "(OpenRTE)" in line:
+            return OPENMPI, _after(line, "(OpenRTE) ")
+        if "(Open MPI)" in line:
+            version = _after(line, "(Open MPI) ")
+            return (OPENMPI if version.split(".")[0] in ("1", "2", "3", "4") else PRRTE), version
+        if "PRRTE" in line:
+            return PRRTE, _after(line, "PRRTE) ")
+        # A prterun that was moved doesn't find its texts, and says so.
+        if "help-prterun" in line or line.startswith("prterun"):
+            return PRRTE, ""
+    return "", lines[0] if lines else ""
+
+
+def _after(line: str, words: str) -> str:
+    rest = line.partition(words)[2].split()
+    return rest[0].rstrip(",") if rest else ""
+
+
+def _is_ours(file: str) -> bool:
+    """Our own command (by device and inode), a copy of it, or a trampoline (by what is written in it)."""
+    try:
+        found = os.stat(file)
+        own = os.stat(sys.argv[0]) if sys.argv and sys.argv[0] else None
+        if own and (found.st_dev, found.st_ino) == (own.st_dev, own.st_ino):
+            return True
+        with open(file, "rb", buffering=0) as opened:
+            head = opened.read(1024)
+    except OSError:
+        return False
+    return head.startswith(b"#!") and any(marker in head for marker in MARKERS)
+
+
+def _version_text(mpirun: Mpirun) -> str:
+    import subprocess  # 6 ms: only when the cache doesn't know
+
+    try:
+        asked = subprocess.run(
+            [mpirun.argv0, "--version"],
+            executable=mpirun.path,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=ASK_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        reason = getattr(error, "strerror", None) or f"no answer within {ASK_SECONDS} s"
+        raise EngineError(f"{mpirun.path} --version: {reason}; name its kind with --pspawn-engine", 126) from None
+    return asked.stdout.decode(errors="replace")
+
+
+def _key(path: str) -> list[str]:
+    try:
+        found = os.stat(path)
+    except OSError as error:
+        raise EngineError(f"{path}: {error.strerror}", 127) from None
+    return ["1", percent_encoded(path), *map(str, (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns))]
+
+
+def _cache_file(key: list[str]) -> str | None:
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(base):
+        home = os.environ.get("HOME", "")
+        if not os.path.isabs(home):
+            return None
+        base = os.path.join(home, ".cache")
+    return os.path.join(base, "pspawn", f"engine-{key[2]}-{key[3]}")
+
+
+def _read_cache(key: list[str]) -> tuple[str, str] | None:
+    file = _cache_file(key)
+    if file is None:
+        return None
+    try:
+        with open(file, encoding="utf-8") as opened:
+            fields = opened.read(65536).split("\n")
+    except (OSError, ValueError):
+        return None
+    if len(fields) != len(key) + 3 or fields[: len(key)] != key or fields[len(key)] not in (OPENMPI, PRRTE, HYDRA):
+        return None
+    return fields[len(key)], fields[len(key) + 1]
+
+
+def _write_cache(key: list[str], answer: tuple[str, str]) -> None:
+    file = _cache_file(key)
+    if file is None:
+        return
+    fresh = f"{file}.{os.uname().nodename}-{os.getpid()}"
+    try:
+        os.makedirs(os.path.dirname(file), mode=0o700, exist_ok=True)
+        with open(fresh, "w", encoding="utf-8") as opened:
+            opened.write("\n".join((*key, *answer, "")))
+        os.replace(fresh, file)
+    except (OSError, ValueError):
+        with suppress(OSError, ValueError):
+            os.unlink(fresh)

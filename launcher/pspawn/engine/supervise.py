@@ -1,0 +1,177 @@
+"""Staying mpirun's parent until it ends, as if one were not there.
+
+mpirun is started in our own process group, so what the terminal sends (^C, ^\\, ^Z) reaches both. What is sent to our
+pid alone is passed on to mpirun; what was sent to the whole group is not, or mpirun would get it twice (Open MPI takes
+a second SIGINT for "at once"). Which of both it was, only another process of the group can tell: the *witness*, a fork
+of ours that blocks all signals, so that whatever reaches it stays pending and can be read in /proc. When mpirun stops,
+we stop too; when it ends, we end in the same way. If we are killed, the kernel kills mpirun with the same SIGKILL
+(PR_SET_PDEATHSIG) that a plain one would have got.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import select
+import signal
+import socket
+import time
+from collections.abc import Mapping
+from typing import NoReturn, Union
+
+PR_SET_PDEATHSIG = 1
+PR_SET_NAME = 15
+SI_KERNEL = 0x80
+WITNESS_SECONDS = 1.0
+
+# Not here: what a process gets for its own faults, and SIGCHLD.
+PASSED_ON = (
+    signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM,
+    signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGCONT, signal.SIGWINCH, signal.SIGURG,
+)  # fmt: skip
+
+
+Mask = set[Union[int, signal.Signals]]
+
+
+def run(path: str, argv: list[str], env: Mapping[str, str]) -> int:
+    """Execute mpirun and pass signals on until it ends; its wait status. OSError if it can't be executed."""
+    watched = {*PASSED_ON, signal.SIGCHLD}
+    before: Mask = signal.pthread_sigmask(signal.SIG_BLOCK, watched)
+    try:
+        child = _start(path, argv, env, before)
+        witness = _Witness(before)
+        try:
+            return _watch(child, watched, witness)
+        finally:
+            witness.end()
+    finally:
+        # A signal that came for a child that is gone has done its work.
+        while signal.sigtimedwait(watched, 0):
+            pass
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def end_like(status: int) -> NoReturn:
+    """End with the child's exit code, or by its signal (without a second core file)."""
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+        if number not in (signal.SIGKILL, signal.SIGSTOP):
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
+        os.kill(os.getpid(), number)
+        os._exit(128 + number)
+    os._exit(os.WEXITSTATUS(status))
+
+
+def exit_code(status: int) -> int:
+    """As a shell shows it: 128 + signal for a death by signal."""
+    return 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+
+
+def _die_with(parent: int, name: bytes | None = None) -> None:
+    libc = ctypes.CDLL(None)
+    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if name:
+        libc.prctl(PR_SET_NAME, name, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _start(path: str, argv: list[str], env: Mapping[str, str], mask: Mask) -> int:
+    """The child's pid; the pipe's end tells why, if execve fails."""
+    parent = os.getpid()
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.close(reader)
+            _die_with(parent)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            os.execve(path, argv, env)
+        except BaseException as error:
+            os.write(writer, str(getattr(error, "errno", 0) or 1).encode())
+        os._exit(127)
+    os.close(writer)
+    failed = os.read(reader, 16)
+    os.close(reader)
+    if failed:
+        os.waitpid(child, 0)
+        raise OSError(int(failed), os.strerror(int(failed)), path)
+    return child
+
+
+def _watch(child: int, watched: set[signal.Signals], witness: _Witness) -> int:
+    while True:
+        came = signal.sigwaitinfo(watched)
+        if came.si_signo != signal.SIGCHLD:
+            # A terminal sends to the whole group; but a hang-up also to the leader of its session alone.
+            from_terminal = came.si_code == SI_KERNEL and came.si_signo != signal.SIGHUP
+            if not from_terminal and not witness.saw(came.si_signo):
+                os.kill(child, came.si_signo)
+            continue
+        while True:
+            pid, status = os.waitpid(child, os.WNOHANG | os.WUNTRACED)
+            if pid == 0:
+                break
+            if not os.WIFSTOPPED(status):
+                return status
+            _stop_too(child, os.WSTOPSIG(status))
+
+
+def _stop_too(child: int, number: int) -> None:
+    """Stop as mpirun has; whoever continues the job continues the group, or us (and we mpirun, as any signal)."""
+    time.sleep(0.005)
+    with open(f"/proc/{child}/stat", "rb") as file:
+        if file.read().rpartition(b")")[2].split()[0] not in (b"T", b"t"):
+            return  # continued meanwhile, and so were we
+    if number in (signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU):
+        # Ours are blocked, and may be ignored where the kernel sees nobody who could continue us.
+        signal.sigtimedwait({number}, 0)
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+class _Witness:
+    """A process of our group that only shows what was sent to all of it."""
+
+    def __init__(self, mask: Mask) -> None:
+        parent = os.getpid()
+        self._near, far = socket.socketpair()
+        self._pid = os.fork()
+        if self._pid == 0:
+            try:
+                signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
+                _die_with(parent, b"pspawn-witness")
+                null = os.open(os.devnull, os.O_RDWR)
+                for fd in (0, 1, 2):
+                    os.dup2(null, fd)
+                self._near.close()
+                while number := far.recv(1):
+                    signal.sigtimedwait(set(number), 0)
+                    far.send(number)
+            finally:
+                os._exit(0)
+        far.close()
+        self._near.setblocking(False)
+
+    def saw(self, number: int) -> bool:
+        """Whether this signal came to the group; if so, forget it."""
+        time.sleep(0.002)  # the sender may not be through with the group
+        try:
+            with open(f"/proc/{self._pid}/status", "rb") as file:
+                pending = next(int(line.split()[1], 16) for line in file if line.startswith(b"ShdPnd:"))
+            if not pending >> (number - 1) & 1:
+                return False
+            self._near.send(bytes((number,)))
+            select.select([self._near], [], [], WITNESS_SECONDS)
+            self._near.recv(64)
+        except (OSError, StopIteration):
+            return False
+        return True
+
+    def end(self) -> None:
+        self._near.close()
+        os.kill(self._pid, signal.SIGKILL)
+        os.waitpid(self._pid, 0)

@@ -1,0 +1,409 @@
+"""Reports: how each rank of a launch was started.
+
+A launch with ``--pspawn-report=FILE`` leaves one JSON object in FILE::
+
+    {"version": 1,
+     "engine": "openmpi" | "prrte" | "hydra" | "slurm",
+     "engine_version": str,            what the engine calls itself, "4.1.4"; may be empty
+     "mpirun": str,                    path of the real one
+     "command": [str, …],              as typed
+     "exit_code": int,                 of mpirun; 128 + signal if a signal ended it
+     "plain": str | null,              why nothing met a stub, if so
+     "nodes": [NODE, …]}
+
+One NODE for each host and job (MPI_Comm_spawn makes jobs of their own). Times are in microseconds since the first stub
+of the node started (``zero_us``: when that was, CLOCK_MONOTONIC)::
+
+    {"host": str, "local_size": int, "vector_calls": int, "zero_us": int,
+     "domains": [{"numa_node": int, "cpus": "0-3"}, …],
+     "contexts": [{"executable": str, "numa_node": int, "pid": int, "fork_point": "preinit" | "main", "requests": int,
+                   "refused": [{"fork_point": "main", "reason": str}, …], "created_us": int | null}, …],
+     "ranks": [{"rank": int, "pid": int, "stub_pid": int, "context": int | null,   (index into contexts)
+                "numa_node": int | null, "cpus": "0-1", "launched_by": "fork" | "exec", "reason": str | null,
+                "forked_us": int | null, "released_us": int | null, "entered_us": int | null}, …]}
+
+Each node writes its own part beside it, ``FILE.part-HOST-PID``: ``{"version": 1, "engine": …, "node": NODE}``.
+pspawn-mpirun puts them together and removes them; :func:`merge` does so for a launch that could not. Unknown keys are
+kept and not shown.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeVar
+
+from pspawn.engine import parts
+
+VERSION = 1
+
+
+class ReportError(Exception):
+    """Not a report; the message is one line."""
+
+
+@dataclass(frozen=True)
+class Domain:
+    """One NUMA domain of a node."""
+
+    numa_node: int
+    cpus: str
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A rung that a context did not take."""
+
+    fork_point: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Context:
+    """One proxy. ``created_us``: when it stood at its fork point."""
+
+    executable: str
+    numa_node: int
+    pid: int
+    fork_point: str
+    requests: int
+    refused: tuple[Refusal, ...] = ()
+    created_us: int | None = None
+
+
+@dataclass(frozen=True)
+class Rank:
+    """One rank. ``entered_us``: when it was in main."""
+
+    rank: int
+    pid: int
+    stub_pid: int
+    launched_by: str
+    context: int | None = None
+    numa_node: int | None = None
+    cpus: str = ""
+    reason: str | None = None
+    forked_us: int | None = None
+    released_us: int | None = None
+    entered_us: int | None = None
+
+
+@dataclass(frozen=True)
+class Node:
+    """What one job did on one host."""
+
+    host: str
+    local_size: int
+    vector_calls: int
+    zero_us: int
+    domains: tuple[Domain, ...] = ()
+    contexts: tuple[Context, ...] = ()
+    ranks: tuple[Rank, ...] = ()
+
+
+@dataclass(frozen=True)
+class Report:
+    """A whole launch."""
+
+    engine: str
+    nodes: tuple[Node, ...]
+    engine_version: str = ""
+    mpirun: str = ""
+    command: tuple[str, ...] = ()
+    exit_code: int | None = None
+    plain: str | None = None
+    version: int = field(default=VERSION)
+
+    @property
+    def ranks(self) -> list[Rank]:
+        """The ranks of all nodes."""
+        return [rank for node in self.nodes for rank in node.ranks]
+
+
+class Merged(NamedTuple):
+    """A report put together from parts."""
+
+    report: dict[str, Any]
+    parts: list[str]
+    """Paths of the parts that are in it."""
+    unusable: list[str]
+    """A line for each part that is none."""
+
+
+def read(file: str) -> tuple[dict[str, Any], list[str]]:
+    """The report in a file with the parts that still lie beside it, and a line for each part that is none.
+
+    ReportError if there is neither a report nor a part.
+    """
+    header: dict[str, Any] | None = None
+    if os.path.exists(file):
+        header = _load(file)
+        if "node" in header:  # somebody wants to see a single part
+            header = {"version": header.get("version"), "engine": header.get("engine"), "nodes": [header["node"]]}
+        from_dict(header, file)
+    elif not parts.of(file):
+        raise ReportError(f"{file}: no such report, and no part of one ({os.path.basename(file)}.part-…)")
+    merged = merge(file, header or {})
+    if header is None and not merged.parts:
+        raise ReportError(merged.unusable[0])
+    return merged.report, merged.unusable
+
+
+def merge(file: str, header: Mapping[str, Any]) -> Merged:
+    """A report of the nodes in the header and in the parts that lie beside the file."""
+    report = {"version": VERSION, **header}
+    nodes = list(report.pop("nodes", []))
+    used: list[str] = []
+    unusable: list[str] = []
+    for path in parts.of(file):
+        try:
+            part = _load(path)
+            if "node" not in part:
+                raise ReportError(f"{path}: not a part of a report: no node")
+            from_dict({"version": part.get("version"), "engine": part.get("engine"), "nodes": [part["node"]]}, path)
+        except ReportError as error:
+            unusable.append(str(error))
+            continue
+        report.setdefault("engine", part["engine"])
+        nodes.append(part["node"])
+        used.append(path)
+    nodes.sort(key=lambda node: (min((rank["rank"] for rank in node.get("ranks", [])), default=0), node["host"]))
+    report["nodes"] = nodes
+    return Merged(report, used, unusable)
+
+
+def write(file: str, report: Mapping[str, Any]) -> None:
+    """Put the report into the file, whole or not at all. OSError if that fails."""
+    fresh = f"{file}.new-{os.uname().nodename}-{os.getpid()}"
+    try:
+        with open(fresh, "w", encoding="utf-8") as opened:
+            opened.write(json.dumps(report, indent=1, ensure_ascii=True) + "\n")
+        os.replace(fresh, file)
+    except OSError as error:
+        with suppress(OSError):
+            os.unlink(fresh)
+        error.filename = file
+        raise
+
+
+def _load(path: str) -> dict[str, Any]:
+    try:
+        with open(path, encoding="utf-8") as opened:
+            found = json.load(opened)
+    except OSError as error:
+        raise ReportError(f"{path}: {error.strerror}") from None
+    except (ValueError, RecursionError):
+        raise ReportError(f"{path}: not a report: no JSON") from None
+    if not isinstance(found, dict):
+        raise ReportError(f"{path}: not a report: no JSON object")
+    return found
+
+
+_T = TypeVar("_T")
+_REQUIRED = object()
+
+
+class _Fields:
+    """Typed access to a JSON object; a ReportError names the place of what does not fit."""
+
+    def __init__(self, data: object, place: str) -> None:
+        if not isinstance(data, Mapping):
+            raise ReportError(f"{place} is no object")
+        self._data = data
+        self._place = place
+
+    def get(self, key: str, kind: type[_T], default: Any = _REQUIRED) -> _T:
+        value = self._data.get(key, default)
+        if value is _REQUIRED:
+            raise ReportError(f"{self._place} has no {key}")
+        # bool is an int for Python, not for JSON.
+        if value is not default and (not isinstance(value, kind) or isinstance(value, bool)):
+            raise ReportError(f"{self._place}: {key} is not {_KINDS[kind]}")
+        return value  # type: ignore[no-any-return]
+
+    def maybe(self, key: str, kind: type[_T]) -> _T | None:
+        return self.get(key, kind, None)
+
+    def items(self, key: str, default: Any = _REQUIRED) -> Iterable[_Fields]:
+        for index, item in enumerate(self.get(key, list, default)):
+            yield _Fields(item, f"{self._place}: {key}[{index}]")
+
+
+_KINDS: dict[type, str] = {int: "a whole number", str: "a string", list: "a list"}
+
+
+def from_dict(data: Mapping[str, Any], place: str = "report") -> Report:
+    """The report in a JSON object. ReportError names what is missing or of another type."""
+    top = _Fields(data, place)
+    version = top.get("version", int)
+    if version != VERSION:
+        raise ReportError(f"{place}: version {version} is not {VERSION}: written by another pspawn")
+    command = top.get("command", list, [])
+    if not all(isinstance(word, str) for word in command):
+        raise ReportError(f"{place}: command is not a list of strings")
+    return Report(
+        engine=top.get("engine", str, ""),
+        nodes=tuple(_node(node) for node in top.items("nodes")),
+        engine_version=top.get("engine_version", str, ""),
+        mpirun=top.get("mpirun", str, ""),
+        command=tuple(command),
+        exit_code=top.maybe("exit_code", int),
+        plain=top.maybe("plain", str),
+    )
+
+
+def _node(node: _Fields) -> Node:
+    return Node(
+        host=node.get("host", str),
+        local_size=node.get("local_size", int, 0),
+        vector_calls=node.get("vector_calls", int, 0),
+        zero_us=node.get("zero_us", int, 0),
+        domains=tuple(Domain(d.get("numa_node", int), d.get("cpus", str)) for d in node.items("domains", [])),
+        contexts=tuple(_context(context) for context in node.items("contexts")),
+        ranks=tuple(_rank(rank) for rank in node.items("ranks")),
+    )
+
+
+def _context(context: _Fields) -> Context:
+    return Context(
+        executable=context.get("executable", str),
+        numa_node=context.get("numa_node", int),
+        pid=context.get("pid", int),
+        fork_point=context.get("fork_point", str),
+        requests=context.get("requests", int),
+        refused=tuple(Refusal(r.get("fork_point", str), r.get("reason", str)) for r in context.items("refused", [])),
+        created_us=context.maybe("created_us", int),
+    )
+
+
+def _rank(rank: _Fields) -> Rank:
+    return Rank(
+        rank=rank.get("rank", int),
+        pid=rank.get("pid", int),
+        stub_pid=rank.get("stub_pid", int),
+        launched_by=rank.get("launched_by", str),
+        context=rank.maybe("context", int),
+        numa_node=rank.maybe("numa_node", int),
+        cpus=rank.maybe("cpus", str) or "",
+        reason=rank.maybe("reason", str),
+        forked_us=rank.maybe("forked_us", int),
+        released_us=rank.maybe("released_us", int),
+        entered_us=rank.maybe("entered_us", int),
+    )
+
+
+def summary(report: Report) -> str:
+    """One line: how many ranks were forked, from how many proxies, at which fork point, by how many calls, how fast."""
+    ranks = report.ranks
+    if not ranks:
+        return f"no rank met a stub: {report.plain}" if report.plain else "no rank met a stub"
+    forked = [rank for rank in ranks if rank.launched_by == "fork"]
+    line = f"{len(forked)} of {_count(len(ranks), 'rank')} forked"
+    if forked:
+        used = [c for node in report.nodes for c in node.contexts if c.requests]
+        points = ", ".join(sorted({context.fork_point for context in used}))
+        line += f" from {_count(len(used), 'proxy', 'proxies')}" + (f" ({points})" if points else "")
+    line += f", {_count(sum(node.vector_calls for node in report.nodes), 'vector call')}"
+    if len(report.nodes) > 1:
+        line += f" on {len(report.nodes)} nodes"
+    released = [rank.released_us for rank in ranks if rank.released_us is not None]
+    return line + (f", last rank released after {max(released) / 1000:.0f} ms" if released else "")
+
+
+def table(report: Report) -> str:
+    """The report for reading: the summary, then a paragraph for each node."""
+    lines = [f"pspawn: {summary(report)}"]
+    engine = f"{report.engine} {report.engine_version}".strip()
+    about = [engine] if engine else []
+    if report.exit_code is not None:
+        about.append(f"exit code {report.exit_code}")
+    if about:
+        lines.append("  " + ", ".join(about))
+    for node in report.nodes:
+        lines += ["", *_node_lines(node)]
+    return "\n".join(lines)
+
+
+def _node_lines(node: Node) -> list[str]:
+    domains = "; ".join(f"numa {domain.numa_node}: {domain.cpus}" for domain in node.domains)
+    head = f"{node.host}: {_count(len(node.ranks), 'rank')}, {_count(node.vector_calls, 'vector call')}"
+    lines = [head + (f", CPUs {domains}" if domains else "")]
+    if node.contexts:
+        rows = [["context", "numa", "fork point", "requests", "ranks", "pid", "ready", "executable"]]
+        for index, context in enumerate(node.contexts):
+            members = [rank.rank for rank in node.ranks if rank.context == index]
+            ready = _milliseconds([context.created_us])
+            rows.append(
+                [str(index), str(context.numa_node), context.fork_point, str(context.requests), ranges(members) or "-",
+                 str(context.pid), ready, context.executable]
+            )  # fmt: skip
+        lines += _aligned(rows)
+        for index, context in enumerate(node.contexts):
+            lines += [f"  context {index} refused {r.fork_point}: {r.reason}" for r in context.refused]
+    if node.ranks:
+        rows = [["ranks", "numa", "cpus", "by", "context", "forked", "released", "in main", "why"]]
+        for group in _groups(node.ranks):
+            first = group[0]
+            forked, released, entered = (
+                _milliseconds(getattr(rank, when) for rank in group)
+                for when in ("forked_us", "released_us", "entered_us")
+            )
+            rows.append(
+                [ranges(rank.rank for rank in group), _text(first.numa_node), first.cpus or "-", first.launched_by,
+                 _text(first.context), forked, released, entered, first.reason or ""]
+            )  # fmt: skip
+        lines += _aligned(rows)
+    return lines
+
+
+def _groups(ranks: Iterable[Rank]) -> list[list[Rank]]:
+    """Ranks that differ in nothing but number, pid and times."""
+    groups: dict[tuple[Any, ...], list[Rank]] = {}
+    for rank in sorted(ranks, key=lambda rank: rank.rank):
+        key = (rank.context, rank.numa_node, rank.cpus, rank.launched_by, rank.reason)
+        groups.setdefault(key, []).append(rank)
+    return list(groups.values())
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """Numbers as a list of ranges: ``0-15,32``."""
+    found: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if found and number == found[-1][1] + 1:
+            found[-1][1] = number
+        else:
+            found.append([number, number])
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in found)
+
+
+def _milliseconds(times_us: Iterable[int | None]) -> str:
+    known = [time / 1000 for time in times_us if time is not None]
+    if not known:
+        return "-"
+    low, high = f"{min(known):.1f}", f"{max(known):.1f}"
+    return f"{low} ms" if low == high else f"{low}-{high} ms"
+
+
+def _printable(text: str) -> str:
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def _text(value: int | None) -> str:
+    return "-" if value is None else str(value)
+
+
+def _count(number: int, one: str, many: str = "") -> str:
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
+def _aligned(rows: list[list[str]]) -> list[str]:
+    """Columns as wide as their widest cell; the last one is free, and left out if empty."""
+    # What a foreign program's path or a reason contains must not break the table.
+    rows = [[_printable(cell) for cell in row] for row in rows]
+    if not any(row[-1] for row in rows[1:]):
+        rows = [row[:-1] for row in rows]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)] + [0]
+    return ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
