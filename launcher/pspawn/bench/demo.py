@@ -1,0 +1,302 @@
+"""What ``make demo`` shows: each mpirun with and without pspawn, in one table.
+
+All times are from the start of the command to the moment when its last rank is in main, so those of
+pspawn contain the start of pspawn-mpirun. Runs are interleaved, figures are medians. Each round runs
+the plain mpirun twice: the ratio of these two (A/A) says what the machine's noise makes of equal things.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import click
+
+QUIET = (0.95, 1.05)  # A/A ratios between which another ratio means something
+TIMEOUT = 60.0  # seconds; an mpirun of 64 ranks takes one or two, and sometimes hangs by itself
+HANGS_ALLOWED = 3
+
+
+class DemoError(click.ClickException):
+    """What the demo promises did not happen."""
+
+
+class Hang(Exception):
+    """A command did not end in time."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    name: str
+    mpirun: str
+    build: str  # examples/build/<build> has the MPI examples linked with it
+    options: tuple[str, ...] = ()
+
+
+ENGINES = (
+    Engine("Open MPI", "mpirun.openmpi", "openmpi4", ("--oversubscribe",)),
+    Engine("MPICH", "mpirun.mpich", "mpich4"),
+)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What the report of one pspawn-mpirun says, once it has been held against what the demo promises."""
+
+    engine_version: str
+    fork_points: tuple[str, ...]
+    domains: int
+
+
+@dataclass
+class Row:
+    """One program on one engine; times in seconds to the last rank in main, one of each a round."""
+
+    engine: Engine
+    program: str
+    command: tuple[str, ...]
+    plain: list[float] = field(default_factory=list)
+    again: list[float] = field(default_factory=list)
+    pspawn: list[float] = field(default_factory=list)
+    launch: Launch | None = None
+
+    @property
+    def noise(self) -> float:
+        return median(self.plain) / median(self.again)
+
+    @property
+    def ratio(self) -> float | None:
+        """How many times faster with pspawn; None where the noise leaves that open."""
+        if not QUIET[0] <= self.noise <= QUIET[1]:
+            return None
+        return median(self.plain + self.again) / median(self.pspawn)
+
+
+class Runner:
+    def __init__(self, ranks: int) -> None:
+        self.ranks = ranks
+        self.hangs: list[str] = []
+        self.scratch = Path(tempfile.mkdtemp(prefix="pspawn-demo-"))
+        self.pspawn_mpirun = self._pspawn_mpirun()
+        kept = {k: v for k, v in os.environ.items() if not k.startswith("PSPAWN")}
+        as_root = {f"{e}_ALLOW_RUN_AS_ROOT{s}": "1" for e in ("OMPI", "PRTE") for s in ("", "_CONFIRM")}
+        self.env = {**kept, **(as_root if os.geteuid() == 0 else {})}
+
+    @staticmethod
+    def _pspawn_mpirun() -> str:
+        beside = Path(sys.executable).parent / "pspawn-mpirun"
+        found = str(beside) if beside.exists() else shutil.which("pspawn-mpirun")
+        if not found:
+            raise DemoError("pspawn-mpirun is not installed (make demo installs it)")
+        return found
+
+    def plain(self, engine: Engine, command: Sequence[str]) -> tuple[str, float]:
+        """Run the site's mpirun; its output, and when it was started (CLOCK_MONOTONIC, seconds)."""
+        words = [engine.mpirun, *engine.options, "-n", str(self.ranks), *command]
+        return self._run(engine, words, self.env)
+
+    def pspawn(self, engine: Engine, command: Sequence[str]) -> tuple[str, float, Launch]:
+        report = self.scratch / "report.json"
+        words = [self.pspawn_mpirun, f"--pspawn-report={report}"]
+        words += [*engine.options, "-n", str(self.ranks), *command]
+        output, began = self._run(engine, words, {**self.env, "PSPAWN_MPIRUN": str(shutil.which(engine.mpirun))})
+        try:
+            launch = check_report(json.loads(report.read_text()), self.ranks)
+        except (OSError, ValueError) as error:
+            raise DemoError(f"{' '.join(words)}: no report: {error}") from None
+        except DemoError as error:
+            raise DemoError(f"{' '.join(words)}: {error.message}") from None
+        report.unlink()
+        return output, began, launch
+
+    def _run(self, engine: Engine, words: Sequence[str], env: dict[str, str]) -> tuple[str, float]:
+        while True:
+            try:
+                return run(words, env)
+            except Hang:
+                self.hangs.append(f"{engine.name} ({Path(words[0]).name})")
+                if len(self.hangs) > HANGS_ALLOWED:
+                    raise DemoError(f"runs that hung: {', '.join(self.hangs)}") from None
+
+
+def run(words: Sequence[str], env: dict[str, str]) -> tuple[str, float]:
+    began = time.monotonic()
+    process = subprocess.Popen(
+        words, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        output, errors = process.communicate(timeout=TIMEOUT)
+    except BaseException as error:
+        # An engine that is asked to end takes its ranks with it, one that is killed need not.
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.communicate(timeout=10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        if isinstance(error, subprocess.TimeoutExpired):
+            raise Hang from None
+        raise
+    if process.returncode != 0:
+        said = (errors.strip() or output.strip() or "it said nothing").splitlines()[-1]
+        raise DemoError(f"{' '.join(words)}: exit status {process.returncode}: {said}")
+    return output, began
+
+
+def check_report(report: dict[str, Any], ranks: int) -> Launch:
+    """Every rank a fork, by one vector call a node and one request a context: else DemoError says what was instead."""
+    nodes = report["nodes"]
+    found = [(node, rank) for node in nodes for rank in node["ranks"]]
+    if len(found) != ranks:
+        raise DemoError(f"{len(found)} ranks in the report, not {ranks}")
+    for _, rank in found:
+        if rank["launched_by"] != "fork":
+            raise DemoError(f"rank {rank['rank']} was not forked: {rank['reason']}")
+    for node in nodes:
+        if node["vector_calls"] != 1:
+            raise DemoError(f"{node['vector_calls']} vector calls on {node['host']}, not 1")
+    contexts = [node["contexts"][rank["context"]] for node, rank in found]
+    for context in contexts:
+        if context["requests"] != 1:
+            raise DemoError(f"{context['requests']} requests to the proxy of {context['executable']}, not 1")
+    fork_points = tuple(sorted({context["fork_point"] for context in contexts}))
+    return Launch(report["engine_version"], fork_points, sum(len(node["domains"]) for node in nodes))
+
+
+def last_in_main(output: str, began: float, ranks: int) -> float:
+    """Seconds from `began` until the last rank was in main, from the lines that the examples print."""
+    stamps = [(int(r), int(us)) for r, us in re.findall(r"rank (\d+) main=(\d+)", output)]
+    if sorted(rank for rank, _ in stamps) != list(range(ranks)):
+        raise DemoError(f"{len(stamps)} ranks said when they entered main, not each of {ranks} once")
+    return max(us for _, us in stamps) / 1e6 - began
+
+
+def check_hello(output: str, ranks: int) -> None:
+    said = sorted(int(r) for r in re.findall(rf"rank (\d+) of {ranks} on ", output))
+    if said != list(range(ranks)):
+        raise DemoError(f"{len(said)} ranks said hello, not each of {ranks} once")
+
+
+def measure(runner: Runner, row: Row) -> None:
+    """One round of one row. The order changes from round to round, so that none is always first."""
+
+    def plain(times: list[float]) -> None:
+        output, began = runner.plain(row.engine, row.command)
+        times.append(last_in_main(output, began, runner.ranks))
+
+    def pspawn(times: list[float]) -> None:
+        output, began, launch = runner.pspawn(row.engine, row.command)
+        if row.launch not in (None, launch):
+            raise DemoError(f"{row.engine.name}, {row.program}: first {row.launch}, then {launch}")
+        row.launch = launch
+        times.append(last_in_main(output, began, runner.ranks))
+
+    steps = [(plain, row.plain), (pspawn, row.pspawn), (plain, row.again)]
+    turn = len(row.plain) % len(steps)
+    for step, times in steps[turn:] + steps[:turn]:
+        step(times)
+
+
+def show_engine(runner: Runner, engine: Engine, examples: Path, rounds: int, most: int) -> tuple[list[Row], float]:
+    """The rows of one engine, and the engine's own time: that of a static program without pspawn."""
+    hello = str(examples / engine.build / "mpi_hello")
+    say(f"{engine.name}: mpi_hello with {runner.ranks} ranks, MPI_Init to MPI_Finalize, forked by pspawn")
+    check_hello(runner.pspawn(engine, [hello])[0], runner.ranks)
+
+    rows = [
+        Row(engine, "MPI program", (hello, "--stamp")),
+        Row(engine, "100 libraries", (str(examples / "many_libraries" / "many_libraries"),)),
+    ]
+    alone: list[float] = []
+    for n in range(most):
+        # More rounds only where the noise still hides the result.
+        todo = [row for row in rows if n < rounds or row.ratio is None]
+        if not todo:
+            break
+        say(f"{engine.name}: round {n + 1} of {rounds}{'' if n < rounds else f' (noisy: up to {most})'}")
+        for row in todo:
+            measure(runner, row)
+        output, began = runner.plain(engine, [str(examples / "stamp_only")])
+        alone.append(last_in_main(output, began, runner.ranks))
+    return rows, median(alone)
+
+
+def say(progress: str) -> None:
+    click.echo(progress, err=True)
+
+
+def table(rows: Sequence[Row], alone: dict[str, float], ranks: int) -> list[str]:
+    cells = [("launcher", "program", "ranks", "domains", "fork point", "plain", "pspawn", "ratio", "A/A", "engine")]
+    for row in rows:
+        assert row.launch is not None
+        plain = median(row.plain + row.again)
+        cells.append(
+            (
+                f"{row.engine.name} {row.launch.engine_version}",
+                row.program,
+                str(ranks),
+                str(row.launch.domains),
+                ", ".join(row.launch.fork_points),
+                f"{plain * 1e3:.0f} ms",
+                f"{median(row.pspawn) * 1e3:.0f} ms",
+                "noisy" if row.ratio is None else f"{row.ratio:.2f}",
+                f"{row.noise:.2f}",
+                f"{alone[row.engine.name] / plain:.0%}",
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*cells)]
+    return ["  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths)).rstrip() for line in cells]
+
+
+def default_examples() -> Path:
+    return Path(__file__).resolve().parents[3] / "examples" / "build"
+
+
+@click.command()
+@click.option("--ranks", default=64, show_default=True)
+@click.option("--rounds", default=7, show_default=True, help="Fewest rounds; up to three times as many if noisy.")
+@click.option("--examples", type=click.Path(path_type=Path), default=default_examples, help="Where they were built.")
+def demo(ranks: int, rounds: int, examples: Path) -> None:
+    """Show Open MPI and MPICH with and without pspawn: fork points, domains, time to the last rank in main."""
+    for engine in ENGINES:
+        for needed in (examples / engine.build / "mpi_hello", examples / "many_libraries", examples / "stamp_only"):
+            if not needed.exists():
+                raise DemoError(f"{needed} is missing (make demo builds it)")
+        if not shutil.which(engine.mpirun):
+            raise DemoError(f"{engine.mpirun} is missing (make demo installs it)")
+
+    began = time.monotonic()
+    runner = Runner(ranks)
+    rows: list[Row] = []
+    alone: dict[str, float] = {}
+    try:
+        for engine in ENGINES:
+            its_rows, alone[engine.name] = show_engine(runner, engine, examples, rounds, 3 * rounds)
+            rows += its_rows
+    finally:
+        shutil.rmtree(runner.scratch, ignore_errors=True)
+    say(f"took {time.monotonic() - began:.0f} s")
+
+    click.echo("\n".join(["", *table(rows, alone, ranks), ""]))
+    click.echo(f"plain, pspawn: from the command's start to the last rank in main, medians on {os.cpu_count()} CPUs")
+    click.echo("ratio: plain to pspawn (above 1 pspawn is faster), given only where A/A is between 0.95 and 1.05")
+    click.echo("A/A: the plain mpirun against itself")
+    click.echo("engine: what the plain mpirun takes for a static program, as a share of plain; pspawn can't save that")
+    if runner.hangs:
+        click.echo(f"hung for {TIMEOUT:.0f} s and repeated: {', '.join(runner.hangs)}")
+
+
+if __name__ == "__main__":
+    demo()
