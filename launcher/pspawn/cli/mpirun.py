@@ -1,7 +1,7 @@
 """The command ``pspawn-mpirun``: the site's own mpirun, with pspawn-stub in each application's place.
 
-Its start is on the way of every launch (budget: 60 ms CPU, of which Python itself takes 15 and click 30): click is
-imported when there is an own option to read, the rest of pspawn when it is needed.
+Its start is on the way of every launch (budget: 60 ms CPU, of which Python itself takes 15). Click, which takes 30, is
+imported for the help and for what is wrong with an option; the rest of pspawn when it is needed.
 """
 
 from __future__ import annotations
@@ -17,14 +17,80 @@ if TYPE_CHECKING:
     import click
 
 PROGRAM = "pspawn-mpirun"
-FORK_POINTS = ("auto", "exec", "preinit", "main")
-BINDINGS = ("none", "numa", "core")
-VARIABLES = ("FORK_POINT", "REPORT", "REQUIRE", "TIMEOUT", "VERBOSE", "ENGINE", "BIND_TO", "DOMAINS")
 TO_STDERR = ("", "-", "1")
 """What asks for a report without naming a file."""
 USAGE_ERROR = 2
 HELP_WORDS = ("help", "h")
 VERSION_WORDS = ("version", "V")
+
+
+class OwnOption(NamedTuple):
+    """One of our own options."""
+
+    name: str
+    kind: str
+    """flag, choice, seconds, table, or file (whose value is optional, so that only ``=FILE`` gives one)."""
+    text: str
+    example: str
+    choices: tuple[str, ...] = ()
+
+    @property
+    def word(self) -> str:
+        return command_line.OWN + self.name
+
+    @property
+    def variable(self) -> str:
+        return "PSPAWN_" + self.name.upper().replace("-", "_")
+
+
+OPTIONS = (
+    OwnOption(
+        "fork-point",
+        "choice",
+        "Where ranks are forked: before constructors (preinit), before main (main), or not at all (exec).",
+        "--pspawn-fork-point main",
+        ("auto", "exec", "preinit", "main"),
+    ),
+    OwnOption(
+        "report",
+        "file",
+        "Say how each rank was started: as JSON in FILE, or as a table on stderr.",
+        "--pspawn-report=run.json",
+    ),
+    OwnOption(
+        "require",
+        "flag",
+        "Fail, instead of exec, where a rank can't be forked.",
+        "--pspawn-require",
+    ),
+    OwnOption(
+        "timeout",
+        "seconds",
+        "Give up on a silent partner after this many seconds.",
+        "--pspawn-timeout 120",
+    ),
+    OwnOption("verbose", "flag", "Say on stderr what is done.", "--pspawn-verbose"),
+    OwnOption(
+        "engine",
+        "choice",
+        "What the mpirun is, instead of asking it.",
+        "--pspawn-engine hydra",
+        ENGINES,
+    ),
+    OwnOption(
+        "bind-to",
+        "choice",
+        "Bind ranks that the engine left unbound.",
+        "--pspawn-bind-to numa",
+        ("none", "numa", "core"),
+    ),
+    OwnOption(
+        "domains",
+        "table",
+        "Pretend these NUMA domains (for tests).",
+        "--pspawn-domains '0-3;4-7'",
+    ),
+)
 
 
 class Own(NamedTuple):
@@ -210,65 +276,114 @@ class Reporting:
 
 def takes_value(word: str) -> bool:
     """Whether the next word is the value of this own option."""
-    return word[len(command_line.OWN) :] in ("fork-point", "timeout", "engine", "bind-to", "domains")
+    return any(word == option.word and option.kind in ("choice", "seconds", "table") for option in OPTIONS)
 
 
 def read_own(words: list[str]) -> Own:
-    """Own options from their words, and from PSPAWN_… what is not among them. EngineError says what is wrong."""
-    if not words and not any(os.environ.get(f"PSPAWN_{name}") for name in VARIABLES):
-        return Own()
+    """Own options from their words, and from PSPAWN_… what is not among them. EngineError says what is wrong.
+
+    Click is the authority; but importing it takes as long as Python's own start twice over, so it is asked only about
+    what is not plainly right.
+    """
+    given = _plainly_right(words)
+    if given is None:
+        given = _click_reads(words)
+    report = given.get("report")
+    if report is not None:
+        report = "" if report in TO_STDERR else os.path.abspath(report)
+    stub = StubOptions(
+        given.get("fork-point"), None, bool(given.get("require")), given.get("timeout"), bool(given.get("verbose")),
+        given.get("bind-to"), given.get("domains"),
+    )  # fmt: skip
+    return Own(stub, given.get("engine"), report)
+
+
+def _plainly_right(words: list[str]) -> dict[str, Any] | None:
+    """Each option's value by its name; None if something is wrong, or is right only in click's eyes."""
+    texts: dict[str, str] = {}
+    for option in OPTIONS:
+        inherited = os.environ.get(option.variable)
+        if inherited:
+            texts[option.name] = inherited
+    at = 0
+    while at < len(words):
+        word, equals, value = words[at].partition("=")
+        found = next((option for option in OPTIONS if option.word == word), None)
+        if found is None:
+            return None
+        if found.kind == "flag" and not equals:
+            value = "1"
+        elif takes_value(word) and not equals:
+            at += 1
+            value = words[at] if at < len(words) else ""
+        elif found.kind == "flag":
+            return None
+        texts[found.name] = value
+        at += 1
+    values: dict[str, Any] = {}
+    for option in OPTIONS:
+        if option.name not in texts:
+            continue
+        text = texts[option.name]
+        if option.kind == "flag" and text == "1":
+            values[option.name] = True
+        elif (
+            option.kind == "file"
+            or (option.kind == "choice" and text in option.choices)
+            or (option.kind == "table" and is_table(text))
+        ):
+            values[option.name] = text
+        elif option.kind == "seconds" and text.isascii() and text.isdigit() and int(text) > 0:
+            values[option.name] = int(text)
+        else:
+            return None
+    return values
+
+
+def _click_reads(words: list[str]) -> dict[str, Any]:
     import click
 
     # Only the form with '=' can have a value; without one, click would look for it in the next word.
     words = [word + "=" if word == f"{command_line.OWN}report" else word for word in words]
     try:
         with command().make_context(PROGRAM, words) as context:
-            given = context.params
+            return {name.replace("_", "-"): value for name, value in context.params.items()}
     except click.NoSuchOption as error:
         from difflib import get_close_matches
 
-        known = [option for parameter in command().params for option in parameter.opts]
-        nearest = get_close_matches(error.option_name, known, 1, 0.0)[0]
+        nearest = get_close_matches(error.option_name, [option.word for option in OPTIONS], 1, 0.0)[0]
         raise EngineError(f"no such option: {error.option_name}; did you mean {nearest}?", USAGE_ERROR) from None
     except click.ClickException as error:
         raise EngineError(" ".join(error.format_message().split()), USAGE_ERROR) from None
-    report = given["report"]
-    if report is not None:
-        report = "" if report in TO_STDERR else os.path.abspath(report)
-    stub = StubOptions(
-        given["fork_point"],
-        None,
-        given["require"],
-        given["timeout"],
-        given["verbose"],
-        given["bind_to"],
-        given["domains"],
-    )
-    return Own(stub, given["engine"], report)
+
+
+def is_table(text: str) -> bool:
+    """Whether this may be a table of domains: lists of CPUs, separated by semicolons."""
+    return any(digit in text for digit in "0123456789") and not set(text) - set("0123456789,-;")
 
 
 def command() -> click.Command:
     """Our own options as click knows them: for their types, their environment variables and the help."""
     import click
 
-    def option(name: str, text: str, **how: Any) -> click.Option:
-        return click.Option(
-            [f"{command_line.OWN}{name}"],
-            envvar=f"PSPAWN_{name.upper().replace('-', '_')}",
-            help=text,
-            show_envvar=True,
-            **how,
-        )
-
-    def parameter(name: str, text: str, **how: Any) -> click.Option:
-        made = option(name, text, **how)
-        made.name = name.replace("-", "_")
-        return made
-
-    def table(_context: click.Context, _option: click.Parameter, value: str | None) -> str | None:
-        if value is not None and (not value.strip(";") or set(value) - set("0123456789,-;")):
+    def check_table(_context: click.Context, _option: click.Parameter, value: str | None) -> str | None:
+        if value is not None and not is_table(value):
             raise click.BadParameter(f"{value!r} is no list of CPU sets like 0-3;4-7.")
         return value
+
+    def parameter(option: OwnOption) -> click.Option:
+        kinds: dict[str, dict[str, Any]] = {
+            "flag": {"is_flag": True},
+            "choice": {"type": click.Choice(option.choices)},
+            "seconds": {"type": click.IntRange(min=1), "metavar": "SECONDS"},
+            "table": {"callback": check_table, "metavar": "TABLE"},
+            "file": {"metavar": "[=FILE]"},
+        }
+        name = option.name.replace("-", "_")
+        text = f"{option.text} Example: {option.example}"
+        return click.Option(
+            [option.word, name], envvar=option.variable, show_envvar=True, help=text, **kinds[option.kind]
+        )
 
     return click.Command(
         PROGRAM,
@@ -280,52 +395,7 @@ def command() -> click.Command:
             " mpirun."
         ),
         epilog="Example: pspawn-mpirun --pspawn-report -n 64 ./app",
-        params=[
-            parameter(
-                "fork-point",
-                "Where ranks are forked: before constructors (preinit), before main (main), or not at all (exec)."
-                " Example: --pspawn-fork-point main",
-                type=click.Choice(FORK_POINTS),
-            ),
-            parameter(
-                "report",
-                "Say how each rank was started: as JSON in FILE, or as a table on stderr."
-                " Example: --pspawn-report=run.json",
-                metavar="[=FILE]",
-            ),
-            parameter(
-                "require",
-                "Fail, instead of exec, where a rank can't be forked. Example: --pspawn-require",
-                is_flag=True,
-            ),
-            parameter(
-                "timeout",
-                "Give up on a silent partner after this many seconds. Example: --pspawn-timeout 120",
-                type=click.IntRange(min=1),
-                metavar="SECONDS",
-            ),
-            parameter(
-                "verbose",
-                "Say on stderr what is done. Example: --pspawn-verbose",
-                is_flag=True,
-            ),
-            parameter(
-                "engine",
-                "What the mpirun is, instead of asking it. Example: --pspawn-engine hydra",
-                type=click.Choice(ENGINES),
-            ),
-            parameter(
-                "bind-to",
-                "Bind ranks that the engine left unbound. Example: --pspawn-bind-to numa",
-                type=click.Choice(BINDINGS),
-            ),
-            parameter(
-                "domains",
-                "Pretend these NUMA domains (for tests). Example: --pspawn-domains '0-3;4-7'",
-                callback=table,
-                metavar="TABLE",
-            ),
-        ],
+        params=[parameter(option) for option in OPTIONS],
     )
 
 

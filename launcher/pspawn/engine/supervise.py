@@ -15,7 +15,6 @@ import os
 import resource
 import select
 import signal
-import socket
 import time
 from collections.abc import Mapping
 from typing import NoReturn, Union
@@ -138,7 +137,8 @@ class _Witness:
 
     def __init__(self, mask: Mask) -> None:
         parent = os.getpid()
-        self._near, far = socket.socketpair()
+        hears, self._asks = os.pipe()
+        self._answers, tells = os.pipe()
         self._pid = os.fork()
         if self._pid == 0:
             try:
@@ -147,14 +147,14 @@ class _Witness:
                 null = os.open(os.devnull, os.O_RDWR)
                 for fd in (0, 1, 2):
                     os.dup2(null, fd)
-                self._near.close()
-                while number := far.recv(1):
+                os.close(self._asks)
+                while number := os.read(hears, 1):
                     signal.sigtimedwait(set(number), 0)
-                    far.send(number)
+                    os.write(tells, number)
             finally:
                 os._exit(0)
-        far.close()
-        self._near.setblocking(False)
+        os.close(hears)
+        os.close(tells)
 
     def saw(self, number: int) -> bool:
         """Whether this signal came to the group; if so, forget it."""
@@ -164,14 +164,15 @@ class _Witness:
                 pending = next(int(line.split()[1], 16) for line in file if line.startswith(b"ShdPnd:"))
             if not pending >> (number - 1) & 1:
                 return False
-            self._near.send(bytes((number,)))
-            select.select([self._near], [], [], WITNESS_SECONDS)
-            self._near.recv(64)
+            os.write(self._asks, bytes((number,)))
+            if select.select([self._answers], [], [], WITNESS_SECONDS)[0]:
+                os.read(self._answers, 64)
         except (OSError, StopIteration):
             return False
         return True
 
     def end(self) -> None:
-        self._near.close()
+        os.close(self._asks)
+        os.close(self._answers)
         os.kill(self._pid, signal.SIGKILL)
         os.waitpid(self._pid, 0)
