@@ -1,0 +1,131 @@
+/*
+ * batch.c - the memory of a vector call, and the one request that hands it to a proxy.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <linux/mempolicy.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "internal.h"
+
+int pspawn_arena_open(struct pspawn_arena *arena, uint32_t nslots, uint64_t extra_bytes)
+{
+	uint64_t fixed = sizeof(struct pspawn_batch) + nslots * sizeof(struct pspawn_slot), size;
+	void *map;
+	int fd = memfd_create("pspawn-batch", MFD_CLOEXEC);
+
+	memset(arena, 0, sizeof *arena);
+	arena->memfd = -1;
+	if (fd < 0)
+		return -errno;
+	size = (fixed + extra_bytes + 8ull * nslots * 4 + 64 + 4095) & ~4095ull; /* put() aligns to 8 */
+	map = MAP_FAILED;
+	if (ftruncate(fd, (off_t)size) == 0)
+		map = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (map == MAP_FAILED) {
+		int err = errno;
+
+		close(fd);
+		return -err;
+	}
+	arena->memfd = fd;
+	arena->batch = map;
+	arena->size = size;
+	arena->used = fixed;
+	arena->batch->magic = PSPAWN_BATCH_MAGIC;
+	arena->batch->size = size;
+	arena->batch->nslots = nslots;
+	return 0;
+}
+
+uint64_t pspawn_arena_put(struct pspawn_arena *arena, const void *data, size_t len)
+{
+	uint64_t offset = (arena->used + 7) & ~7ull;
+
+	if (len > arena->size || offset > arena->size - len)
+		return 0;
+	if (len)
+		memcpy((char *)arena->batch + offset, data, len);
+	arena->used = offset + len;
+	return offset;
+}
+
+void pspawn_arena_close(struct pspawn_arena *arena)
+{
+	if (arena->batch)
+		munmap(arena->batch, arena->size);
+	if (arena->memfd >= 0)
+		close(arena->memfd);
+	memset(arena, 0, sizeof *arena);
+	arena->memfd = -1;
+}
+
+static int proxy_policy_differs(const struct pspawn_context *ctx, const struct pspawn_settings *want)
+{
+	if (ctx->numa_node >= 0)
+		return 1; /* bound to its domain by us: the rank always gets its own back */
+	return want->mempolicy != ctx->base.mempolicy || memcmp(want->nodes, ctx->base.nodes, sizeof want->nodes) != 0;
+}
+
+void pspawn_slot_settings(const struct pspawn_context *ctx, struct pspawn_slot *slot, const struct pspawn_settings *want)
+{
+	const struct pspawn_settings *base = &ctx->base;
+
+	slot->want = *want;
+	slot->signals_default = base->sigignore & ~want->sigignore;
+	slot->signals_ignore = want->sigignore & ~base->sigignore;
+	/* the batch leader raises RLIMIT_NOFILE (7): always put it back */
+	for (int i = 0; i < PSPAWN_RLIMITS; i++)
+		if (i == 7 || memcmp(&want->rlimits[i], &base->rlimits[i], sizeof want->rlimits[i]) != 0)
+			slot->rlimit_set |= 1u << i;
+	slot->set |= (want->umask != base->umask ? PSPAWN_SET_UMASK : 0) |
+		     (want->nice != base->nice ? PSPAWN_SET_NICE : 0) |
+		     (want->ioprio != base->ioprio ? PSPAWN_SET_IOPRIO : 0) |
+		     (want->sched_policy != base->sched_policy || want->sched_priority != base->sched_priority
+			      ? PSPAWN_SET_SCHED
+			      : 0) |
+		     (want->oom_score_adj != base->oom_score_adj ? PSPAWN_SET_OOM : 0) |
+		     (want->corefilter != base->corefilter ? PSPAWN_SET_COREFILTER : 0) |
+		     (want->timerslack_ns != base->timerslack_ns ? PSPAWN_SET_TIMERSLACK : 0) |
+		     (memcmp(want->cpus, ctx->cpus, sizeof want->cpus) != 0 ? PSPAWN_SET_CPUS : 0) |
+		     (proxy_policy_differs(ctx, want) ? PSPAWN_SET_MEMPOLICY : 0);
+}
+
+int pspawn_context_request(struct pspawn_context *ctx, struct pspawn_arena *arena, const int *fds, int ncommon,
+			   const int *channels)
+{
+	struct pspawn_batch *batch = arena->batch;
+	struct pspawn_msg msg = {.kind = PSPAWN_MSG_BATCH, .seq = ++ctx->seq, .size = arena->size};
+	int send[RAW_MAX_FDS] = {arena->memfd};
+	long ret;
+
+	if (ctx->sock < 0 || ncommon > RAW_MAX_FDS - 1)
+		return ctx->sock < 0 ? -EPIPE : -E2BIG;
+	if (ncommon > 0)
+		memcpy(send + 1, fds, (size_t)ncommon * sizeof *fds);
+	if (channels)
+		msg.first = (batch->nslots + RAW_MAX_FDS - 1) / RAW_MAX_FDS;
+	batch->seq = msg.seq;
+	batch->common_fds = (uint32_t)ncommon;
+	memcpy(batch->comm, ctx->comm, sizeof batch->comm);
+	ctx->requests++;
+	ret = raw_send(ctx->sock, &msg, sizeof msg, send, 1 + ncommon, 0);
+	for (uint32_t i = 0; ret >= 0 && channels && i < batch->nslots; i += RAW_MAX_FDS) {
+		uint32_t n = batch->nslots - i < RAW_MAX_FDS ? batch->nslots - i : RAW_MAX_FDS;
+		struct pspawn_msg more = {.kind = PSPAWN_MSG_CHANNELS, .seq = msg.seq, .first = i};
+
+		ret = raw_send(ctx->sock, &more, sizeof more, channels + i, (int)n, 0);
+	}
+	return ret < 0 ? (int)ret : 0;
+}
+
+int pspawn_context_climb(struct pspawn_context *ctx, struct pspawn_arena *arena, int timeout_ms)
+{
+	struct pspawn_msg msg = {
+		.kind = PSPAWN_MSG_CLIMB, .first = (uint32_t)timeout_ms, .fork_point = PSPAWN_MAIN, .size = arena->size};
+	long ret = raw_send(ctx->sock, &msg, sizeof msg, &arena->memfd, 1, 0);
+
+	return ret < 0 ? (int)ret : 0;
+}

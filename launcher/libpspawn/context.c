@@ -1,0 +1,314 @@
+/*
+ * context.c - makes a proxy and talks to it; contexts without blocking.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/mempolicy.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "internal.h"
+#include "settings.h"
+
+#define PROXY_SOCK 3
+#define CHILD_STACK 65536
+
+static int is_loader_variable(const char *s)
+{
+	return raw_starts(s, "LD_") || raw_starts(s, "GLIBC_TUNABLES=") || raw_starts(s, "MALLOC_");
+}
+
+/*
+ * The proxy needs two strings that its ranks do not have, LD_PRELOAD and its socket, but the number of environment
+ * strings is part of the initial stack's shape. So they take the places of two strings that ld.so does not read;
+ * each rank gets all strings written anew anyway.
+ */
+static int make_environment(const struct pspawn_origin *origin, char **out, char *preload, char *socket_var)
+{
+	int n = 0, preload_at = -1, free_at[2] = {-1, -1}, nfree = 0;
+
+	for (; origin->envp[n]; n++) {
+		out[n] = origin->envp[n];
+		if (raw_starts(out[n], "LD_PRELOAD="))
+			preload_at = n;
+		else if (!is_loader_variable(out[n]) && nfree < 2)
+			free_at[nfree++] = n;
+	}
+	out[n] = NULL;
+	if (nfree < (preload_at < 0 ? 2 : 1))
+		return -ENOSPC;
+	out[free_at[0]] = socket_var;
+	out[preload_at < 0 ? free_at[1] : preload_at] = preload;
+	return n;
+}
+
+/* Everything that the child between clone and exec needs; it shares the caller's memory. */
+struct child {
+	const struct pspawn_origin *origin;
+	char **envp;
+	int sock, output, null;
+	const struct pspawn_settings *mine; /* the caller's settings: only differences are set */
+	volatile int err;
+	volatile int step;
+};
+
+static long child_settings(const struct child *c)
+{
+	const struct pspawn_settings *want = c->origin->settings, *have = c->mine;
+	long ret = 0;
+
+	for (int sig = 1; sig <= RAW_NSIG; sig++) {
+		uint64_t bit = 1ull << (sig - 1), action[4] = {want->sigignore & bit ? 1 : 0, 0, 0, 0};
+
+		if ((want->sigignore ^ have->sigignore) & bit)
+			sys4(__NR_rt_sigaction, sig, action, NULL, 8);
+	}
+	if (want->umask != have->umask)
+		sys1(__NR_umask, want->umask);
+	if (want->sched_policy != have->sched_policy || want->sched_priority != have->sched_priority)
+		ret = sys3(__NR_sched_setscheduler, 0, want->sched_policy, &want->sched_priority);
+	if (ret >= 0 && want->nice != have->nice)
+		ret = sys3(__NR_setpriority, 0, 0, want->nice);
+	if (ret >= 0 && want->ioprio != have->ioprio)
+		ret = sys3(__NR_ioprio_set, 1, 0, want->ioprio);
+	for (int i = 0; ret >= 0 && i < PSPAWN_RLIMITS; i++)
+		if (!raw_memeq(&want->rlimits[i], &have->rlimits[i], sizeof want->rlimits[i]))
+			ret = sys_prlimit(i, &want->rlimits[i], NULL);
+	return ret;
+}
+
+static int child_main(void *arg)
+{
+	struct child *c = arg;
+	const struct pspawn_origin *origin = c->origin;
+	uint8_t nodes[PSPAWN_NODE_BYTES];
+	long ret;
+
+	c->step = PSPAWN_STEP_FDS;
+	if ((ret = sys_dup3(c->sock, PROXY_SOCK, 0)) < 0 || (ret = sys_dup3(c->null, 0, 0)) < 0 ||
+	    (ret = sys_dup3(c->output, 1, 0)) < 0 || (ret = sys_dup3(c->output, 2, 0)) < 0)
+		goto fail;
+	raw_close_range(PROXY_SOCK + 1, ~0u, 65536);
+	c->step = PSPAWN_STEP_CWD;
+	if (origin->cwd && (ret = sys1(__NR_chdir, origin->cwd)) < 0)
+		goto fail;
+	c->step = PSPAWN_STEP_SCHEDULING;
+	if ((ret = child_settings(c)) < 0)
+		goto fail;
+	c->step = PSPAWN_STEP_AFFINITY;
+	if ((ret = sys3(__NR_sched_setaffinity, 0, PSPAWN_CPU_BYTES, origin->cpus)) < 0)
+		goto fail;
+	c->step = PSPAWN_STEP_MEMORY;
+	if (origin->numa_node >= 0 && origin->numa_node < PSPAWN_NODE_BYTES * 8) {
+		raw_zero(nodes, sizeof nodes);
+		nodes[origin->numa_node / 8] |= (uint8_t)(1 << origin->numa_node % 8);
+		ret = sys3(__NR_set_mempolicy, MPOL_BIND, nodes, sizeof nodes * 8);
+		if (ret < 0 && ret != -ENOSYS)
+			goto fail;
+	}
+	c->step = PSPAWN_STEP_EXEC;
+	ret = sys3(__NR_execve, origin->path, origin->argv, c->envp);
+fail:
+	c->err = (int)-ret;
+	sys_exit(127);
+}
+
+static void describe(struct pspawn_context *ctx, const char *what, int err)
+{
+	snprintf(ctx->reason, sizeof ctx->reason, "%s: %s", what, strerror(err));
+}
+
+static int64_t monotonic_us(void)
+{
+	return raw_monotonic_us();
+}
+
+/* Runs child_main in a process that borrows the caller's memory until its exec: costs the same for a caller of any
+ * size, and commits no memory (clone(2), CLONE_VM | CLONE_VFORK). The proxy starts with all signals blocked. */
+static int clone_child(struct pspawn_context *ctx, struct child *c)
+{
+	char *stack = mmap(NULL, CHILD_STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
+	uint64_t all = ~0ull, old;
+	int err;
+
+	if (stack == MAP_FAILED) {
+		describe(ctx, "cannot map a stack", ENOMEM);
+		return -ENOMEM;
+	}
+	sys_sigmask(SIG_BLOCK, &all, &old);
+	ctx->pid = clone(child_main, stack + CHILD_STACK, CLONE_VM | CLONE_VFORK | SIGCHLD, c);
+	err = ctx->pid < 0 ? errno : c->err;
+	sys_sigmask(SIG_SETMASK, &old, NULL);
+	munmap(stack, CHILD_STACK);
+	if (err == 0)
+		return 0;
+	if (ctx->pid > 0) {
+		snprintf(ctx->reason, sizeof ctx->reason, "starting the proxy failed at step %s: %s",
+			 pspawn_step_name(c->step), strerror(err));
+		while (waitpid(ctx->pid, NULL, 0) < 0 && errno == EINTR)
+			;
+	} else {
+		describe(ctx, "starting the proxy failed", err);
+	}
+	ctx->pid = 0;
+	return -err;
+}
+
+static void set_comm(struct pspawn_context *ctx, const char *path)
+{
+	const char *slash = strrchr(path, '/');
+
+	snprintf(ctx->comm, sizeof ctx->comm, "%s", slash ? slash + 1 : path);
+}
+
+int pspawn_context_begin(struct pspawn_context *ctx, const struct pspawn_origin *origin)
+{
+	struct pspawn_settings mine = {0};
+	struct child c = {.origin = origin, .mine = &mine};
+	struct timeval patience = {.tv_sec = 5};
+	int pair[2] = {-1, -1}, n = 0, rv;
+	char *preload = NULL, *socket_var = NULL;
+	const char *user = "";
+
+	memset(ctx, 0, sizeof *ctx);
+	ctx->sock = -1;
+	ctx->base = *origin->settings;
+	ctx->numa_node = origin->numa_node;
+	memcpy(ctx->cpus, origin->cpus, sizeof ctx->cpus);
+	set_comm(ctx, origin->path);
+	c.output = c.null = -1;
+	for (; origin->argv[ctx->argc]; ctx->argc++)
+		;
+	for (; origin->envp[n]; n++)
+		if (raw_starts(origin->envp[n], "LD_PRELOAD="))
+			user = origin->envp[n] + sizeof "LD_PRELOAD=" - 1;
+	ctx->envc = n;
+	c.envp = calloc((size_t)n + 1, sizeof *c.envp);
+	socket_var = malloc(PSPAWN_STRINGS_PAD + 64);
+	rv = asprintf(&preload, "LD_PRELOAD=%s%s%s", origin->proxy_object, *user ? ":" : "", user);
+	if (!c.envp || !socket_var || rv < 0) {
+		preload = rv < 0 ? NULL : preload;
+		rv = -ENOMEM;
+		goto out;
+	}
+	n = sprintf(socket_var, "%s%d,", PSPAWN_PROXY_VAR, PROXY_SOCK);
+	memset(socket_var + n, '.', PSPAWN_STRINGS_PAD);
+	socket_var[n + PSPAWN_STRINGS_PAD] = 0;
+	rv = -EINVAL;
+	if (strpbrk(origin->proxy_object, " :")) {
+		snprintf(ctx->reason, sizeof ctx->reason,
+			 "the path of libpspawn_proxy.so has a blank or a colon, which LD_PRELOAD cannot name");
+		goto out;
+	}
+	rv = make_environment(origin, c.envp, preload, socket_var);
+	if (rv < 0) {
+		snprintf(ctx->reason, sizeof ctx->reason,
+			 "the environment has fewer than two variables beside those of the dynamic linker");
+		goto out;
+	}
+	pspawn_take_settings(&mine);
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0 ||
+	    (c.output = memfd_create("pspawn-proxy-output", MFD_CLOEXEC)) < 0 ||
+	    (c.null = open("/dev/null", O_RDWR | O_CLOEXEC)) < 0) {
+		rv = -errno;
+		describe(ctx, "cannot open what a proxy needs", -rv);
+		goto out;
+	}
+	/* The numbers 0 to PROXY_SOCK are overwritten in the child, one after the other: be above them. */
+	int *high[] = {&pair[1], &c.output, &c.null};
+
+	for (size_t i = 0; i < sizeof high / sizeof *high; i++)
+		if (*high[i] <= PROXY_SOCK) {
+			int fd = fcntl(*high[i], F_DUPFD_CLOEXEC, PROXY_SOCK + 1);
+
+			if (fd < 0) {
+				rv = -errno;
+				goto out;
+			}
+			close(*high[i]);
+			*high[i] = fd;
+		}
+	setsockopt(pair[0], SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
+	c.sock = pair[1];
+	ctx->started_us = monotonic_us();
+	rv = clone_child(ctx, &c);
+	if (rv == 0) {
+		ctx->serving = ctx->pid;
+		ctx->sock = pair[0];
+		pair[0] = -1;
+	}
+out:
+	for (int i = 0; i < 2; i++)
+		if (pair[i] >= 0)
+			close(pair[i]);
+	if (c.output >= 0)
+		close(c.output);
+	if (c.null >= 0)
+		close(c.null);
+	free(c.envp);
+	free(socket_var);
+	free(preload);
+	return rv < 0 ? rv : 0;
+}
+
+void pspawn_context_end(struct pspawn_context *ctx)
+{
+	if (ctx->sock >= 0)
+		close(ctx->sock);
+	ctx->sock = -1;
+}
+
+int pspawn_context_hear(struct pspawn_context *ctx, struct pspawn_msg *msg)
+{
+	long n;
+
+	if (ctx->sock < 0)
+		return -EPIPE;
+	n = raw_recv(ctx->sock, msg, sizeof *msg, NULL, NULL, RAW_MSG_DONTWAIT);
+	if (n == -EAGAIN)
+		return 0;
+	if (n != sizeof *msg) {
+		pspawn_context_end(ctx);
+		return -EPIPE;
+	}
+	msg->reason[sizeof msg->reason - 1] = 0;
+	if (msg->kind == PSPAWN_MSG_READY) {
+		ctx->fork_point = (int)msg->fork_point;
+		ctx->serving = msg->pid;
+		ctx->area_bytes = msg->size;
+		ctx->created_us = monotonic_us();
+		if (msg->refused_point) {
+			ctx->refused_point = (int)msg->refused_point;
+			memcpy(ctx->reason, msg->reason, sizeof ctx->reason);
+		}
+	}
+	return 1;
+}
+
+long pspawn_progress(pid_t pid)
+{
+	char path[64], text[1024];
+	const char *s;
+	unsigned long majflt, utime, stime;
+	char state;
+
+	snprintf(path, sizeof path, "/proc/%d/stat", pid);
+	if (raw_read_file(path, text, sizeof text) <= 0 || !(s = strrchr(text, ')')))
+		return -1;
+	/* fields 3 state, 12 majflt, 14 utime, 15 stime of proc(5) */
+	if (sscanf(s + 1, " %c %*d %*d %*d %*d %*d %*u %*u %*u %lu %*u %lu %lu", &state, &majflt, &utime, &stime) != 4)
+		return -1;
+	if (state == 'Z' || state == 'X' || state == 'T' || state == 't')
+		return -1;
+	/* waiting for a disk is progress too: never the same number twice */
+	return state == 'D' ? (long)(monotonic_us() & 0x7fffffff) : (long)(majflt + utime + stime);
+}

@@ -1,0 +1,85 @@
+/*
+ * internal.h - libpspawn's own interface, used by its files and, linked statically, by pspawn-gather.
+ *
+ * Everything here is non-blocking and driven by the owner's event loop: a context's socket becomes readable when its
+ * proxy has something to say. The blocking calls of pspawn.h are built on top in library.c.
+ */
+#ifndef PSPAWN_INTERNAL_H
+#define PSPAWN_INTERNAL_H
+
+#include "shared.h"
+
+struct pspawn_context {
+	int sock;	   /* -1 once the proxy is gone */
+	pid_t pid;	   /* the process to reap; a climber replaces it */
+	pid_t serving;	   /* the process that ranks are forked from */
+	int fork_point;	   /* 0 until the proxy has stopped */
+	int refused_point; /* of the last refusal */
+	char reason[PSPAWN_REASON_LEN];
+	int requests;
+	uint32_t seq;
+	int64_t started_us, created_us;
+	int argc, envc;
+	uint64_t area_bytes; /* room for a rank's strings */
+	struct pspawn_settings base; /* the settings that the proxy's program was exec'd under */
+	uint8_t cpus[PSPAWN_CPU_BYTES]; /* where the proxy runs */
+	int numa_node;		     /* memory bound there, or -1 */
+	char comm[16];
+	/* library.c's */
+	char **argv, **envp;
+	int timeout_ms;
+};
+
+struct pspawn_origin {
+	const char *path; /* resolved */
+	const char *cwd;  /* NULL: the caller's */
+	char **argv, **envp; /* NULL-terminated, as the first rank's */
+	const struct pspawn_settings *settings;
+	const uint8_t *cpus; /* PSPAWN_CPU_BYTES */
+	int numa_node;
+	const char *proxy_object;
+};
+
+/* Starts a proxy and returns at once; 0 or a negative errno (the exec's own included), with a reason. */
+int pspawn_context_begin(struct pspawn_context *ctx, const struct pspawn_origin *origin);
+/* Closes the doorbell, which ends the proxy. Does not reap. */
+void pspawn_context_end(struct pspawn_context *ctx);
+
+/* Takes one message from the proxy and updates ctx. 1: *msg is filled; 0: nothing there; -EPIPE: the proxy is gone. */
+int pspawn_context_hear(struct pspawn_context *ctx, struct pspawn_msg *msg);
+
+/* The number that grows while a process without a voice (ld.so at work, a cold file system) makes progress:
+ * CPU ticks and major faults; -1 if the process is gone, stopped or a zombie. */
+long pspawn_progress(pid_t pid);
+
+/* A batch under construction: memory that the proxy will map. */
+struct pspawn_arena {
+	struct pspawn_batch *batch; /* NULL: not open */
+	int memfd;
+	uint64_t used, size;
+};
+int pspawn_arena_open(struct pspawn_arena *arena, uint32_t nslots, uint64_t extra_bytes);
+uint64_t pspawn_arena_put(struct pspawn_arena *arena, const void *data, size_t len); /* its offset; extra_bytes bound it */
+void pspawn_arena_close(struct pspawn_arena *arena);
+
+/* What of `want` differs from the proxy, into slot->set and its companions. */
+void pspawn_slot_settings(const struct pspawn_context *ctx, struct pspawn_slot *slot, const struct pspawn_settings *want);
+
+/* One request: hands the batch over. `fds` (ncommon) go to every rank, `channels` one to each slot. */
+int pspawn_context_request(struct pspawn_context *ctx, struct pspawn_arena *arena, const int *fds, int ncommon,
+			   const int *channels);
+/* Asks the proxy to climb to main with slot 0's strings and CPUs. */
+int pspawn_context_climb(struct pspawn_context *ctx, struct pspawn_arena *arena, int timeout_ms);
+
+/* Domains of this node from `root`/devices/system/node; at most `room`; the number, or a negative errno. cpus of each
+ * domain are written to masks[i] (PSPAWN_CPU_BYTES). A node without the directory is one domain with node 0. */
+int pspawn_domains_from_sysfs(const char *root, struct pspawn_domain *domains, uint8_t (*masks)[PSPAWN_CPU_BYTES], int room);
+/* The same from a table "0-3;4-7" of CPU lists. */
+int pspawn_domains_from_table(const char *table, struct pspawn_domain *domains, uint8_t (*masks)[PSPAWN_CPU_BYTES],
+			      int room);
+/* A CPU list "0-3,8" into a mask; 0 or -EINVAL. Stops at the first character that belongs to no list. */
+int pspawn_parse_cpu_list(const char *list, uint8_t *mask, size_t bytes, const char **end);
+/* The reverse; cut if it does not fit. */
+void pspawn_format_cpu_list(const uint8_t *mask, size_t bytes, char *text, size_t size);
+
+#endif

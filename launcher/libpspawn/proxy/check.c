@@ -1,0 +1,301 @@
+/*
+ * check.c - may this process be forked from? Asked of the kernel, not of the program.
+ *
+ * What fork does not copy faithfully (threads, timers, locked or shared memory, MADV_DONTFORK and MADV_WIPEONFORK
+ * regions) or what would be shared by all ranks (open descriptors, output that was written once) refuses a rung, and
+ * so does an answer that differs between ranks but was given once (interpose.c).
+ */
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <dlfcn.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdio_ext.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "proxy.h"
+
+#define MAX_FDS 64
+
+static int fds_before[MAX_FDS], nfds_before;
+
+struct entry { /* linux_dirent64 */
+	uint64_t ino, off;
+	unsigned short len;
+	unsigned char type;
+	char name[];
+};
+
+/* Calls `visit` with each numeric name in a directory of /proc, its own descriptor left out. The count, or -errno. */
+static int list_numbers(const char *path, int *numbers, int room)
+{
+	char buf[4096] __attribute__((aligned(8)));
+	long dir = sys_open(path, RAW_O_RDONLY | RAW_O_CLOEXEC), n;
+	int count = 0;
+
+	if (dir < 0)
+		return (int)dir;
+	while ((n = sys3(__NR_getdents64, dir, buf, sizeof buf)) > 0)
+		for (long at = 0; at < n;) {
+			struct entry *e = (struct entry *)(buf + at);
+			long number = raw_atol(e->name);
+
+			at += e->len;
+			if (number < 0 || number == dir)
+				continue;
+			if (count < room)
+				numbers[count] = (int)number;
+			count++;
+		}
+	sys_close((int)dir);
+	return n < 0 ? (int)n : count;
+}
+
+/* The number behind "Name:" in the text of /proc/self/status; -1 if it is not there. */
+static long status_number(const char *text, const char *name)
+{
+	for (const char *s = text; *s; s++) {
+		if ((s == text || s[-1] == '\n') && raw_starts(s, name)) {
+			s += raw_strlen(name);
+			while (*s == ' ' || *s == '\t' || *s == ':')
+				s++;
+			return raw_atol(s);
+		}
+	}
+	return -1;
+}
+
+static int refuse(struct raw_text *reason, const char *why, const char *what)
+{
+	raw_put(reason, why);
+	raw_put(reason, what);
+	return -1;
+}
+
+static int check_status(struct raw_text *reason)
+{
+	char text[4096];
+	long n = raw_read_file("/proc/self/status", text, sizeof text);
+
+	if (n < 0)
+		return refuse(reason, "/proc is not readable", "");
+	if (status_number(text, "Threads") != 1)
+		return refuse(reason, "a constructor started a thread", "");
+	if (status_number(text, "TracerPid") > 0)
+		return refuse(reason, "the process is being traced", "");
+	if (status_number(text, "VmLck") > 0)
+		return refuse(reason, "a constructor locked memory (mlock)", "");
+	return 0;
+}
+
+int pspawn_check_preinit(struct raw_text *reason)
+{
+	static const char *const sanitizers[] = {"__asan_init", "__tsan_init", "__msan_init", "__lsan_init",
+						 "__hwasan_init"};
+
+	if (environ)
+		return refuse(reason, "libc was initialised first (glibc before 2.34, or another object claims initfirst)",
+			      "");
+	for (size_t i = 0; i < sizeof sanitizers / sizeof *sanitizers; i++)
+		if (dlsym(RTLD_DEFAULT, sanitizers[i]))
+			return refuse(reason, "built with a sanitizer: ", sanitizers[i]);
+	return check_status(reason);
+}
+
+void pspawn_check_before_climb(void)
+{
+	nfds_before = list_numbers("/proc/self/fd", fds_before, MAX_FDS);
+}
+
+static int check_asked(struct raw_text *reason)
+{
+	const struct pspawn_batch *batch = pspawn_proxy.batch;
+	const char *name = pspawn_asked_name((const char *)batch + batch->varying, batch->varying_bytes);
+
+	if (name)
+		return refuse(reason, "a constructor read a variable that differs between ranks: ", name);
+	if (pspawn_asked & ASKED_PID)
+		return refuse(reason, "a constructor asked for its process id (getpid)", "");
+	if (pspawn_asked & ASKED_RANDOM)
+		return refuse(reason, "a constructor asked for random numbers (getrandom)", "");
+	if (pspawn_asked & ASKED_CPUS && batch->masks_differ)
+		return refuse(reason, "a constructor asked for its CPUs (affinity), which differ between ranks", "");
+	if (pspawn_asked & ASKED_TOO_MUCH)
+		return refuse(reason, "constructors read more variables than can be noted", "");
+	return 0;
+}
+
+static int check_environment(struct raw_text *reason)
+{
+	const struct proxy *p = &pspawn_proxy;
+	const struct pspawn_slot *slot = &p->batch->slots[0];
+	const char *want = (const char *)p->batch + slot->strings;
+
+	if (environ != p->envp)
+		return refuse(reason, "a constructor changed the environment", "");
+	for (int i = 0; i < p->argc + p->envc; i++) {
+		const char *have = i < p->argc ? p->argv[i] : p->envp[i - p->argc];
+
+		if (!have || !raw_streq(have, want))
+			return refuse(reason, "a constructor changed ", i < p->argc ? "the arguments" : "the environment");
+		want += raw_strlen(want) + 1;
+	}
+	return 0;
+}
+
+static int check_fds(struct raw_text *reason)
+{
+	int now[MAX_FDS], n = list_numbers("/proc/self/fd", now, MAX_FDS);
+	char number[16] = "";
+	struct raw_text t = {number, sizeof number, 0};
+
+	if (n < 0 || nfds_before < 0 || n > MAX_FDS)
+		return refuse(reason, "a constructor opened files", "");
+	for (int i = 0; i < n; i++) {
+		int known = 0;
+
+		for (int k = 0; k < nfds_before; k++)
+			known |= now[i] == fds_before[k];
+		if (!known) {
+			raw_put_num(&t, now[i]);
+			return refuse(reason, "a constructor opened a file: descriptor ", number);
+		}
+	}
+	if (n != nfds_before)
+		return refuse(reason, "a constructor closed a descriptor", "");
+	for (int fd = 0; fd <= 2; fd++) {
+		struct stat st;
+
+		if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && st.st_size > 0)
+			return refuse(reason, "a constructor wrote to its standard output or error", "");
+	}
+	if (__fbufsize(stdout) || __fbufsize(stdin) || __fpending(stderr))
+		return refuse(reason, "a constructor used stdio", "");
+	return 0;
+}
+
+static int check_timers(struct raw_text *reason)
+{
+	char text[64];
+
+	for (int which = 0; which < 3; which++) {
+		uint64_t value[4] = {0, 0, 0, 0}; /* struct itimerval */
+
+		sys2(__NR_getitimer, which, value);
+		if (value[0] | value[1] | value[2] | value[3])
+			return refuse(reason, "a constructor set an interval timer", "");
+	}
+	if (raw_read_file("/proc/self/timers", text, sizeof text) > 0)
+		return refuse(reason, "a constructor created a timer (timer_create)", "");
+	return 0;
+}
+
+static int check_children(struct raw_text *reason)
+{
+	int status;
+
+	if (waitpid(-1, &status, WNOHANG | __WALL) < 0 && errno == ECHILD)
+		return 0;
+	return refuse(reason, "a constructor started a child process", "");
+}
+
+/* The two letters of VmFlags (proc(5)) with which a mapping does not survive a fork unchanged. */
+static const char *bad_flag(const char *flags)
+{
+	static const struct {
+		char flag[3];
+		const char *why;
+	} bad[] = {{"sh", "shared memory: "},
+		   {"dc", "memory marked MADV_DONTFORK: "},
+		   {"wf", "memory marked MADV_WIPEONFORK: "},
+		   {"lo", "locked memory: "},
+		   {"io", "device memory: "},
+		   {"pf", "page frames of a device: "}};
+
+	for (; *flags && *flags != '\n'; flags++)
+		for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+			if (flags[-1] == ' ' && raw_starts(flags, bad[i].flag))
+				return bad[i].why;
+	return NULL;
+}
+
+/* One line of smaps. `header` keeps the mapping's own line, whose last word is its name. */
+static const char *scan_line(char *line, char *header, size_t size)
+{
+	if ((line[0] >= '0' && line[0] <= '9') || (line[0] >= 'a' && line[0] <= 'f')) {
+		struct raw_text t = {header, size, 0};
+
+		raw_put(&t, line);
+		return NULL;
+	}
+	if (!raw_starts(line, "VmFlags: "))
+		return NULL;
+	/* the kernel's own pages, the same in every process */
+	for (const char *s = header; *s; s++)
+		if (raw_starts(s, "[vvar") || raw_starts(s, "[vdso]") || raw_starts(s, "[vsyscall]"))
+			return NULL;
+	return bad_flag(line + sizeof "VmFlags: " - 1);
+}
+
+static int check_mappings(struct raw_text *reason)
+{
+	char buf[8192], header[512] = "";
+	long fd = sys_open("/proc/self/smaps", RAW_O_RDONLY | RAW_O_CLOEXEC), n;
+	size_t have = 0;
+
+	if (fd < 0)
+		return refuse(reason, "/proc/self/smaps is not readable", "");
+	while ((n = sys_read((int)fd, buf + have, sizeof buf - 1 - have)) > 0) {
+		char *line = buf;
+
+		have += (size_t)n;
+		buf[have] = 0;
+		for (char *s = buf; *s; s++) {
+			if (*s != '\n')
+				continue;
+			*s = 0;
+			const char *why = scan_line(line, header, sizeof header);
+
+			if (why) {
+				sys_close((int)fd);
+				raw_put(reason, "a constructor made ");
+				return refuse(reason, why, header);
+			}
+			line = s + 1;
+		}
+		have = (size_t)(buf + have - line);
+		if (have == sizeof buf - 1)
+			have = 0; /* a line longer than the buffer: a path, cut it */
+		for (size_t i = 0; i < have; i++)
+			buf[i] = line[i];
+	}
+	sys_close((int)fd);
+	return n < 0 ? refuse(reason, "/proc/self/smaps is not readable", "") : 0;
+}
+
+int pspawn_check_main(struct raw_text *reason)
+{
+	struct proxy *p = &pspawn_proxy;
+	int status;
+
+	if (check_asked(reason) < 0 || check_environment(reason) < 0)
+		return -1;
+	sys_munmap(p->batch, p->batch_bytes); /* so that only the program's own shared memory is seen below */
+	p->batch = NULL;
+	if (check_children(reason) < 0 || check_fds(reason) < 0 || check_timers(reason) < 0)
+		return -1;
+	/* Threads that handlers of pthread_atfork() stop (OpenBLAS does) are no obstacle: look after a fork. */
+	pid_t pid = fork();
+
+	if (pid == 0)
+		sys_exit(0);
+	if (pid < 0)
+		return refuse(reason, "a trial fork failed", "");
+	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+		;
+	if (check_status(reason) < 0)
+		return -1;
+	return check_mappings(reason);
+}

@@ -1,0 +1,139 @@
+/*
+ * interpose.c - notes what constructors ask for on the way from preinit to main.
+ *
+ * What differs between ranks (a variable, the process id, the CPUs, random numbers) must not be read once in a proxy
+ * and then be the same in every rank. Outside a climb each function only passes on.
+ */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <sys/random.h>
+#include <sys/sysinfo.h>
+#include <unistd.h>
+
+#include "proxy.h"
+
+int pspawn_recording;
+unsigned pspawn_asked;
+
+/* Names of variables read, each terminated; large enough for every program met so far, else ASKED_TOO_MUCH. */
+static char names[32768];
+static size_t names_len;
+
+static char *(*next_getenv)(const char *);
+static char *(*next_secure_getenv)(const char *);
+static pid_t (*next_getpid)(void);
+static int (*next_sched_getaffinity)(pid_t, size_t, cpu_set_t *);
+static int (*next_pthread_getaffinity_np)(pthread_t, size_t, cpu_set_t *);
+static long (*next_sysconf)(int);
+static int (*next_get_nprocs)(void);
+static ssize_t (*next_getrandom)(void *, size_t, unsigned);
+static int (*next_getentropy)(void *, size_t);
+
+static void *next(const char *name)
+{
+	return dlsym(RTLD_NEXT, name);
+}
+
+/* All at once, in the proxy: no rank does it again. */
+void pspawn_resolve_interposed(void)
+{
+	next_getenv = next("getenv");
+	next_secure_getenv = next("secure_getenv");
+	next_getpid = next("getpid");
+	next_sched_getaffinity = next("sched_getaffinity");
+	next_pthread_getaffinity_np = next("pthread_getaffinity_np");
+	next_sysconf = next("sysconf");
+	next_get_nprocs = next("get_nprocs");
+	next_getrandom = next("getrandom");
+	next_getentropy = next("getentropy");
+}
+
+static void note_name(const char *name)
+{
+	size_t len = raw_strlen(name) + 1;
+
+	for (size_t i = 0; i < names_len; i += raw_strlen(names + i) + 1)
+		if (raw_streq(names + i, name))
+			return;
+	if (names_len + len > sizeof names) {
+		pspawn_asked |= ASKED_TOO_MUCH;
+		return;
+	}
+	raw_copy(names + names_len, name, len);
+	names_len += len;
+}
+
+const char *pspawn_asked_name(const char *varying, size_t len)
+{
+	for (size_t i = 0; i < len; i += raw_strlen(varying + i) + 1)
+		for (size_t k = 0; k < names_len; k += raw_strlen(names + k) + 1)
+			if (raw_streq(names + k, varying + i))
+				return varying + i;
+	return NULL;
+}
+
+static void note(unsigned what)
+{
+	if (pspawn_recording)
+		pspawn_asked |= what;
+}
+
+PSPAWN_API char *getenv(const char *name)
+{
+	if (pspawn_recording)
+		note_name(name);
+	return next_getenv(name);
+}
+
+PSPAWN_API char *secure_getenv(const char *name)
+{
+	if (pspawn_recording)
+		note_name(name);
+	return next_secure_getenv(name);
+}
+
+PSPAWN_API pid_t getpid(void)
+{
+	note(ASKED_PID);
+	return next_getpid();
+}
+
+PSPAWN_API int sched_getaffinity(pid_t pid, size_t size, cpu_set_t *set)
+{
+	note(ASKED_CPUS);
+	return next_sched_getaffinity(pid, size, set);
+}
+
+PSPAWN_API int pthread_getaffinity_np(pthread_t thread, size_t size, cpu_set_t *set)
+{
+	note(ASKED_CPUS);
+	return next_pthread_getaffinity_np(thread, size, set);
+}
+
+PSPAWN_API long sysconf(int name)
+{
+	if (name == _SC_NPROCESSORS_ONLN || name == _SC_NPROCESSORS_CONF)
+		note(ASKED_CPUS);
+	return next_sysconf(name);
+}
+
+PSPAWN_API int get_nprocs(void)
+{
+	note(ASKED_CPUS);
+	return next_get_nprocs();
+}
+
+PSPAWN_API ssize_t getrandom(void *buf, size_t len, unsigned flags)
+{
+	note(ASKED_RANDOM);
+	return next_getrandom(buf, len, flags);
+}
+
+PSPAWN_API int getentropy(void *buf, size_t len)
+{
+	note(ASKED_RANDOM);
+	return next_getentropy(buf, len);
+}

@@ -1,0 +1,409 @@
+/*
+ * proxy.c - a proxy's life: stop before any constructor has run, serve the doorbell, fork batch leaders, climb.
+ *
+ * The constructor below is the first code of the process after ld.so: the object is linked `-z initfirst`
+ * (dl_initfirst in glibc's elf/dl-init.c; glibc >= 2.34, before that libpthread claimed the flag for itself).
+ * There libc is relocated and its early initialisation is done, so fork() works, but `environ` is still NULL.
+ */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/auxv.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "proxy.h"
+
+struct proxy pspawn_proxy = {.sock = -1, .verdict = -1};
+
+static long say(uint32_t kind, uint32_t seq, uint32_t refused_point, const char *reason)
+{
+	struct pspawn_msg msg;
+	struct raw_text text = {msg.reason, sizeof msg.reason, 0};
+
+	raw_zero(&msg, sizeof msg);
+	msg.kind = kind;
+	msg.seq = seq;
+	msg.fork_point = (uint32_t)pspawn_proxy.fork_point;
+	msg.refused_point = refused_point;
+	msg.pid = sys_getpid();
+	msg.size = pspawn_proxy.area_bytes;
+	raw_put(&text, reason);
+	return raw_send(pspawn_proxy.sock, &msg, sizeof msg, NULL, 0, 0);
+}
+
+static long map_batch(int memfd, uint64_t size)
+{
+	void *p = sys_mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, memfd, 0);
+
+	sys_close(memfd);
+	if (raw_map_failed(p))
+		return (long)p;
+	pspawn_proxy.batch = p;
+	pspawn_proxy.batch_bytes = size;
+	if (size < sizeof(struct pspawn_batch) || pspawn_proxy.batch->magic != PSPAWN_BATCH_MAGIC ||
+	    pspawn_proxy.batch->size != size)
+		return -EPROTO;
+	return 0;
+}
+
+/* Receives the channels of all slots; their numbers go into an array that each rank unmaps again. */
+static long take_channels(uint32_t nmessages, uint32_t nslots)
+{
+	struct proxy *p = &pspawn_proxy;
+	struct pspawn_msg msg;
+
+	p->channels_bytes = nslots * sizeof(int);
+	p->channels = sys_mmap(NULL, p->channels_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (raw_map_failed(p->channels))
+		return -ENOMEM;
+	for (uint32_t i = 0; i < nmessages; i++) {
+		int fds[RAW_MAX_FDS], nfds = RAW_MAX_FDS;
+		struct raw_pollfd wait = {p->sock, RAW_POLLIN, 0};
+
+		if (sys_poll(&wait, 1, 10000) <= 0)
+			return -ETIMEDOUT;
+		long ret = raw_recv(p->sock, &msg, sizeof msg, fds, &nfds, MSG_CMSG_CLOEXEC);
+
+		if (ret != sizeof msg || msg.kind != PSPAWN_MSG_CHANNELS || msg.first > nslots ||
+		    (uint32_t)nfds > nslots - msg.first)
+			return ret < 0 ? ret : -EPROTO;
+		for (int k = 0; k < nfds; k++) {
+			p->channels[msg.first + (uint32_t)k] = fds[k];
+			if (fds[k] > p->highest_fd)
+				p->highest_fd = fds[k];
+		}
+	}
+	return 0;
+}
+
+/* Puts the descriptors that all ranks of a batch share at their numbers, once; the ranks inherit them. */
+static long install_common_fds(const struct pspawn_batch *batch, const int *fds)
+{
+	const int32_t *numbers = (const int32_t *)((const char *)batch + batch->common_fd_numbers);
+	int top = 3, moved[RAW_MAX_FDS];
+
+	for (uint32_t i = 0; i < batch->common_fds; i++)
+		if (numbers[i] >= top)
+			top = numbers[i] + 1;
+	long sock = sys_fcntl(pspawn_proxy.sock, RAW_F_DUPFD_CLOEXEC, top);
+
+	if (sock < 0)
+		return sock;
+	for (uint32_t i = 0; i < batch->common_fds; i++) {
+		long fd = sys_fcntl(fds[i], RAW_F_DUPFD_CLOEXEC, top);
+
+		if (fd < 0)
+			return fd;
+		moved[i] = (int)fd;
+	}
+	raw_close_range(0, (unsigned)top - 1, (unsigned)top);
+	for (uint32_t i = 0; i < batch->common_fds; i++) {
+		long ret = sys_dup3(moved[i], numbers[i], 0);
+
+		if (ret < 0)
+			return ret;
+	}
+	pspawn_proxy.sock = (int)sock;
+	raw_close_range((unsigned)sock + 1, ~0u, (unsigned)moved[batch->common_fds ? batch->common_fds - 1 : 0] + 1);
+	return 0;
+}
+
+/* What is the same for all ranks of a batch is done here, once; then one fork per rank. Returns only in a rank. */
+static void lead_batch(void)
+{
+	struct proxy *p = &pspawn_proxy;
+	struct pspawn_msg msg;
+	struct raw_rlimit nofile;
+	int fds[RAW_MAX_FDS], nfds = RAW_MAX_FDS;
+
+	if (raw_recv(p->sock, &msg, sizeof msg, fds, &nfds, MSG_CMSG_CLOEXEC) != sizeof msg || nfds < 1)
+		sys_exit(1);
+	/* Descriptors are received in bulk; each rank sets its own limit at the end. */
+	if (sys_prlimit(7 /* RLIMIT_NOFILE */, NULL, &nofile) == 0 && nofile.cur < nofile.max) {
+		nofile.cur = nofile.max;
+		sys_prlimit(7, &nofile, NULL);
+	}
+	if (map_batch(fds[0], msg.size) < 0)
+		sys_exit(2);
+	if (p->batch->gate == PSPAWN_GATE_CHANNEL ? take_channels(msg.first, p->batch->nslots) < 0
+						  : install_common_fds(p->batch, fds + 1) < 0)
+		sys_exit(3);
+	for (uint32_t i = 0; i < p->batch->nslots; i++) {
+		struct pspawn_slot *slot = &p->batch->slots[i];
+		uint32_t empty = PSPAWN_SLOT_EMPTY;
+		int64_t now = raw_monotonic_us();
+		pid_t pid = fork();
+
+		if (pid == 0) {
+			slot->forked_us = now;
+			pspawn_become_rank(i);
+			return;
+		}
+		if (pid < 0) {
+			slot->err = errno;
+			slot->step = PSPAWN_STEP_FORK;
+			atomic_store(&slot->state, PSPAWN_SLOT_FAILED);
+			if (atomic_fetch_add(&p->batch->settled, 1) + 1 == p->batch->nslots)
+				say(PSPAWN_MSG_SETTLED, p->batch->seq, 0, "");
+			continue;
+		}
+		slot->pid = pid;
+		atomic_compare_exchange_strong(&slot->state, &empty, PSPAWN_SLOT_FORKED);
+	}
+	sys_exit(0);
+}
+
+/* After a leader has ended: throws away what it may have left unread of its batch. */
+static void drain(uint32_t seq)
+{
+	struct pspawn_msg msg;
+
+	while (raw_recv(pspawn_proxy.sock, &msg, sizeof msg, NULL, NULL, RAW_MSG_PEEK | RAW_MSG_DONTWAIT) > 0 &&
+	       msg.seq == seq && (msg.kind == PSPAWN_MSG_BATCH || msg.kind == PSPAWN_MSG_CHANNELS))
+		raw_recv(pspawn_proxy.sock, &msg, sizeof msg, NULL, NULL, RAW_MSG_DONTWAIT);
+}
+
+/*
+ * Goes up to main by a fork: the child returns into ld.so, runs the constructors and stops again in front of main;
+ * this process waits for the verdict and is the lower rung if it is bad. Returns 1 in the climbing child.
+ */
+static int climb(void)
+{
+	struct proxy *p = &pspawn_proxy;
+	struct pspawn_msg msg;
+	int memfd, nfds = 1, ends[2], status;
+	char text[PSPAWN_REASON_LEN] = "the program ended in a constructor";
+	long ret = raw_recv(p->sock, &msg, sizeof msg, &memfd, &nfds, MSG_CMSG_CLOEXEC);
+
+	if (ret != sizeof msg || nfds != 1 || pipe2(ends, O_CLOEXEC) < 0)
+		sys_exit(1);
+	pid_t pid = fork();
+
+	if (pid == 0) {
+		sys_close(ends[0]);
+		p->verdict = ends[1];
+		p->climbing = 1;
+		if (map_batch(memfd, msg.size) < 0 || pspawn_apply_strings(&p->batch->slots[0]) < 0)
+			sys_exit(1);
+		sys_prctl(PR_SET_NAME, (unsigned long)p->comm, 0, 0, 0);
+		const struct pspawn_slot *slot = &p->batch->slots[0];
+
+		if (slot->set & PSPAWN_SET_CPUS)
+			sys3(__NR_sched_setaffinity, 0, sizeof slot->want.cpus, slot->want.cpus);
+		pspawn_check_before_climb();
+		pspawn_recording = 1;
+		return 1;
+	}
+	sys_close(ends[1]);
+	sys_close(memfd);
+	struct raw_pollfd wait[2] = {{ends[0], RAW_POLLIN, 0}, {p->sock, 0, 0}};
+	int64_t limit = raw_monotonic_us() + (int64_t)msg.first * 1000;
+
+	for (;;) {
+		long left = (long)((limit - raw_monotonic_us()) / 1000);
+
+		ret = pid < 0 ? 0 : sys_poll(wait, 2, left > 0 ? left : 0);
+		if (ret == -EINTR)
+			continue;
+		if (wait[1].revents & (RAW_POLLHUP | RAW_POLLERR)) { /* the caller is gone */
+			sys_kill(pid, 9);
+			sys_exit(0);
+		}
+		break;
+	}
+	if (ret <= 0) {
+		struct raw_text t = {text, sizeof text, 0};
+
+		raw_put(&t, pid < 0 ? "the fork for the climb failed" : "constructors did not finish before the deadline");
+	} else {
+		long n = sys_read(ends[0], text, sizeof text - 1);
+
+		if (n == 1 && text[0] == 'Y')
+			sys_exit(0); /* the climber serves from now on */
+		if (n > 1)
+			text[n] = 0; /* its reason */
+	}
+	if (pid > 0) {
+		sys_kill(pid, 9);
+		while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+			;
+	}
+	sys_close(ends[0]);
+	say(PSPAWN_MSG_READY, 0, PSPAWN_MAIN, text);
+	return 0;
+}
+
+/* Answers the doorbell until the caller is gone. Returns only in a rank or in a climber. */
+static void serve(void)
+{
+	struct proxy *p = &pspawn_proxy;
+	struct pspawn_msg msg;
+	int status;
+
+	for (;;) {
+		long ret = raw_recv(p->sock, &msg, sizeof msg, NULL, NULL, RAW_MSG_PEEK);
+
+		if (ret != sizeof msg)
+			sys_exit(0); /* end of file: the caller closed the context or died */
+		if (msg.kind == PSPAWN_MSG_CLIMB && !p->climbing) {
+			if (climb())
+				return;
+			continue;
+		}
+		if (msg.kind != PSPAWN_MSG_BATCH)
+			sys_exit(1);
+		pid_t pid = fork();
+
+		if (pid == 0) {
+			lead_batch();
+			return;
+		}
+		while (pid > 0 && waitpid(pid, &status, 0) < 0 && errno == EINTR)
+			;
+		drain(msg.seq);
+		say(PSPAWN_MSG_ENDED, msg.seq, 0, "");
+	}
+}
+
+/* A numeric field of /proc/PID/stat, counted as in proc(5); `s` is at field 3, the first after the name. */
+static unsigned long stat_field(const char *s, int field)
+{
+	unsigned long v = 0;
+
+	for (int i = 3; i < field && *s; i++) {
+		while (*s && *s != ' ')
+			s++;
+		while (*s == ' ')
+			s++;
+	}
+	for (; *s >= '0' && *s <= '9'; s++)
+		v = v * 10 + (unsigned long)(*s - '0');
+	return v;
+}
+
+/* Reads the layout that PR_SET_MM_MAP (prctl(2)) wants back in full when the argument area's bounds change. */
+static long read_layout(struct proxy *p)
+{
+	char text[2048];
+	long n = raw_read_file("/proc/self/stat", text, sizeof text);
+	const char *s = NULL;
+
+	for (long i = 0; i < n; i++)
+		if (text[i] == ')')
+			s = text + i + 1;
+	if (!s)
+		return n < 0 ? n : -EPROTO;
+	while (*s == ' ')
+		s++;
+	p->map.start_code = stat_field(s, 26);
+	p->map.end_code = stat_field(s, 27);
+	p->map.start_stack = stat_field(s, 28);
+	p->map.start_data = stat_field(s, 45);
+	p->map.end_data = stat_field(s, 46);
+	p->map.start_brk = stat_field(s, 47);
+	p->map.arg_start = stat_field(s, 48);
+	p->map.arg_end = stat_field(s, 49);
+	p->map.env_start = stat_field(s, 50);
+	p->map.env_end = stat_field(s, 51);
+	p->map.exe_fd = (uint32_t)-1;
+	p->area = (char *)p->map.arg_start;
+	p->area_bytes = p->map.env_end - p->map.arg_start;
+	if (!p->map.arg_start || p->map.env_end <= p->map.arg_start)
+		return -EPROTO;
+	return sys_prctl(PR_GET_NAME, (unsigned long)p->comm, 0, 0, 0);
+}
+
+__attribute__((constructor)) static void stop_at_preinit(int argc, char **argv, char **envp)
+{
+	struct proxy *p = &pspawn_proxy;
+	char reason[PSPAWN_REASON_LEN] = "";
+	struct raw_text text = {reason, sizeof reason, 0};
+	int type = 0;
+	unsigned len = sizeof type;
+
+	pspawn_resolve_interposed();
+	for (char **e = envp; *e; e++, p->envc++)
+		if (raw_starts(*e, PSPAWN_PROXY_VAR))
+			p->sock = (int)raw_atol(*e + sizeof PSPAWN_PROXY_VAR - 1);
+	if (p->sock < 0)
+		return;
+	if (sys5(__NR_getsockopt, p->sock, SOL_SOCKET, SO_TYPE, &type, &len) < 0 || type != SOCK_SEQPACKET) {
+		p->sock = -1;
+		return;
+	}
+	sys_fcntl(p->sock, F_SETFD, FD_CLOEXEC);
+	p->highest_fd = p->sock;
+	p->argc = argc;
+	p->argv = argv;
+	p->envp = envp;
+	p->random = (unsigned char *)getauxval(AT_RANDOM);
+	if (read_layout(p) < 0)
+		sys_exit(1);
+	sys_prctl(PR_SET_NAME, (unsigned long)"pspawn-proxy", 0, 0, 0);
+	if (pspawn_check_preinit(&text) < 0) {
+		p->fork_point = PSPAWN_EXEC;
+		say(PSPAWN_MSG_READY, 0, PSPAWN_PREINIT, reason);
+	} else {
+		p->fork_point = PSPAWN_PREINIT;
+		say(PSPAWN_MSG_READY, 0, 0, "");
+	}
+	serve();
+}
+
+/* ---- main ---- */
+
+typedef int (*main_function)(int, char **, char **);
+typedef int (*start_function)(main_function, int, char **, void (*)(void), void (*)(void), void (*)(void), void *);
+
+static main_function program_main;
+
+static void stop_at_main(void)
+{
+	struct proxy *p = &pspawn_proxy;
+	char reason[PSPAWN_REASON_LEN] = "";
+	struct raw_text text = {reason, sizeof reason, 0};
+
+	pspawn_recording = 0;
+	if (pspawn_check_main(&text) < 0) {
+		sys_write(p->verdict, reason, text.at ? text.at : 1);
+		sys_exit(1);
+	}
+	sys_prctl(PR_SET_NAME, (unsigned long)"pspawn-proxy", 0, 0, 0);
+	p->fork_point = PSPAWN_MAIN;
+	sys_write(p->verdict, "Y", 1);
+	sys_close(p->verdict);
+	p->verdict = -1;
+	say(PSPAWN_MSG_READY, 0, 0, "");
+	serve();
+	/* A rank: libc set these from the climber's argv[0] before the constructors ran. */
+	program_invocation_name = p->argv[0];
+	program_invocation_short_name = p->argv[0];
+	for (char *s = p->argv[0]; *s; s++)
+		if (*s == '/')
+			program_invocation_short_name = s + 1;
+}
+
+static int stopped_main(int argc, char **argv, char **envp)
+{
+	if (pspawn_proxy.climbing)
+		stop_at_main();
+	return program_main(argc, argv, envp);
+}
+
+/* Wraps libc's: the last call of a program's start before main (glibc csu/libc-start.c). */
+PSPAWN_API int __libc_start_main(main_function main, int argc, char **argv, void (*init)(void), void (*fini)(void),
+				 void (*rtld_fini)(void), void *stack_end)
+{
+	start_function start = (start_function)dlsym(RTLD_NEXT, "__libc_start_main");
+
+	if (pspawn_proxy.climbing) {
+		program_main = main;
+		main = stopped_main;
+	}
+	return start(main, argc, argv, init, fini, rtld_fini, stack_end);
+}

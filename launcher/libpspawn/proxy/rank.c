@@ -1,0 +1,351 @@
+/*
+ * rank.c - turns a fresh fork of a proxy into a rank: the execution context that its slot asks for, then the gate.
+ *
+ * Runs before the program's own code in the rank; raw system calls only, nothing allocated, nothing left behind.
+ */
+#include <fcntl.h>
+#include <linux/futex.h>
+#include <linux/mempolicy.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+
+#include "proxy.h"
+
+#define NOFILE 7 /* RLIMIT_NOFILE */
+
+/* Tells the caller's side, and ends the process: nobody has seen it yet. */
+static void __attribute__((noreturn)) fail(struct pspawn_slot *slot, enum pspawn_step step, long err)
+{
+	struct pspawn_batch *batch = pspawn_proxy.batch;
+
+	slot->err = (int32_t)-err;
+	slot->step = step;
+	atomic_store(&slot->state, PSPAWN_SLOT_FAILED);
+	if (atomic_fetch_add(&batch->settled, 1) + 1 == batch->nslots) {
+		struct pspawn_msg msg;
+
+		raw_zero(&msg, sizeof msg);
+		msg.kind = PSPAWN_MSG_SETTLED;
+		msg.seq = batch->seq;
+		raw_send(pspawn_proxy.sock, &msg, sizeof msg, NULL, 0, RAW_MSG_DONTWAIT);
+	}
+	sys_exit(127);
+}
+
+static const char *at(uint64_t offset)
+{
+	return (const char *)pspawn_proxy.batch + offset;
+}
+
+/*
+ * The kernel put argv's and the environment's strings into one area at the top of the stack, with room to spare that
+ * the caller made (PSPAWN_STRINGS_PAD). The new strings go there, the pointers of the initial vectors follow, and
+ * the bounds that /proc/PID/cmdline and environ show are set by PR_SET_MM_MAP, which needs no privilege (Linux 3.18).
+ */
+long pspawn_apply_strings(const struct pspawn_slot *slot)
+{
+	struct proxy *p = &pspawn_proxy;
+	size_t total = slot->argv_bytes + slot->env_bytes;
+	char *s = p->area, *end = p->area + total;
+
+	if ((int)slot->argc != p->argc || (int)slot->envc != p->envc || total > p->area_bytes)
+		return -E2BIG;
+	if (slot->strings > p->batch_bytes || total > p->batch_bytes - slot->strings)
+		return -EPROTO;
+	raw_copy(s, at(slot->strings), total);
+	for (int i = 0; i < p->argc + p->envc; i++) {
+		if (s >= end)
+			return -EPROTO;
+		*(i < p->argc ? &p->argv[i] : &p->envp[i - p->argc]) = s;
+		s += raw_strlen(s) + 1;
+	}
+	p->map.arg_end = p->map.arg_start + slot->argv_bytes;
+	p->map.env_start = p->map.arg_end;
+	p->map.env_end = p->map.env_start + slot->env_bytes;
+	p->map.brk = (unsigned long)sys1(__NR_brk, 0);
+	return sys_prctl(PR_SET_MM, PR_SET_MM_MAP, (unsigned long)&p->map, sizeof p->map, 0);
+}
+
+static long write_proc(const char *path, int64_t value, int hex)
+{
+	char number[32] = "";
+	struct raw_text t = {number, sizeof number, 0};
+	long fd = sys_open(path, RAW_O_WRONLY | RAW_O_CLOEXEC), ret;
+
+	if (fd < 0)
+		return fd;
+	if (hex) {
+		raw_put(&t, "0x");
+		raw_put_hex(&t, (uint64_t)value, 8);
+	} else {
+		raw_put_num(&t, value);
+	}
+	ret = sys_write((int)fd, number, t.at);
+	sys_close((int)fd);
+	return ret < 0 ? ret : 0;
+}
+
+static long set_scheduling(const struct pspawn_slot *slot)
+{
+	const struct pspawn_settings *want = &slot->want;
+	struct sched_param param = {.sched_priority = want->sched_priority};
+	long ret = 0;
+
+	if (slot->set & PSPAWN_SET_SCHED)
+		ret = sys3(__NR_sched_setscheduler, 0, want->sched_policy, &param);
+	if (ret >= 0 && slot->set & PSPAWN_SET_NICE)
+		ret = sys3(__NR_setpriority, 0, 0, want->nice);
+	if (ret >= 0 && slot->set & PSPAWN_SET_IOPRIO)
+		ret = sys3(__NR_ioprio_set, 1, 0, want->ioprio);
+	if (ret >= 0 && slot->set & PSPAWN_SET_TIMERSLACK)
+		ret = sys_prctl(PR_SET_TIMERSLACK, want->timerslack_ns, 0, 0, 0);
+	return ret;
+}
+
+static long set_session(const struct pspawn_slot *slot)
+{
+	if (slot->set & PSPAWN_SET_SID) {
+		long ret = sys0(__NR_setsid);
+
+		return ret < 0 ? ret : 0;
+	}
+	return slot->set & PSPAWN_SET_PGID ? sys2(__NR_setpgid, 0, slot->pgid) : 0;
+}
+
+static long set_rlimits(const struct pspawn_slot *slot)
+{
+	for (int i = 0; i < PSPAWN_RLIMITS; i++)
+		if (slot->rlimit_set & (1u << i)) {
+			long ret = sys_prlimit(i, &slot->want.rlimits[i], NULL);
+
+			if (ret < 0)
+				return ret;
+		}
+	return 0;
+}
+
+static void set_dispositions(const struct pspawn_slot *slot)
+{
+	for (int sig = 1; sig <= RAW_NSIG; sig++) {
+		uint64_t bit = 1ull << (sig - 1);
+		/* the kernel's struct: handler, flags, restorer, mask (x86-64); handler comes first everywhere */
+		uint64_t action[4] = {slot->signals_ignore & bit ? 1 : 0, 0, 0, 0};
+
+		if ((slot->signals_ignore | slot->signals_default) & bit)
+			sys4(__NR_rt_sigaction, sig, action, NULL, 8);
+	}
+}
+
+/* Moves the channel and the doorbell above every number that the rank will use, and closes everything else. */
+static long clear_fds(const struct pspawn_slot *slot, int channel, int *kept_channel)
+{
+	struct proxy *p = &pspawn_proxy;
+	const int32_t *numbers = (const int32_t *)at(slot->fds);
+	int base = slot->nfds ? numbers[slot->nfds - 1] + 1 : 0;
+	long c, s;
+
+	if (base < (int)slot->nfds)
+		return -EPROTO; /* not ascending */
+	c = sys_fcntl(channel, RAW_F_DUPFD_CLOEXEC, base);
+	if (c < 0)
+		return c;
+	s = sys_fcntl(p->sock, RAW_F_DUPFD_CLOEXEC, base);
+	if (s < 0)
+		return s;
+	unsigned lo = (unsigned)(c < s ? c : s), hi = (unsigned)(c < s ? s : c);
+	unsigned top = (unsigned)p->highest_fd > hi ? (unsigned)p->highest_fd : hi;
+
+	if (lo > 0)
+		raw_close_range(0, lo - 1, top);
+	raw_close_range(lo + 1, hi - 1, top);
+	raw_close_range(hi + 1, ~0u, top);
+	*kept_channel = (int)c;
+	p->sock = (int)s;
+	return 0;
+}
+
+/*
+ * Takes the stub's descriptors from the channel. Nothing else is open below `base`, so the k-th one received gets
+ * number k, which is never above its own number: moving them from the last to the first cannot collide.
+ */
+static long take_fds(const struct pspawn_slot *slot, int channel)
+{
+	const int32_t *numbers = (const int32_t *)at(slot->fds);
+	uint32_t got = 0;
+
+	while (got < slot->nfds) {
+		int fds[RAW_MAX_FDS], nfds = RAW_MAX_FDS;
+		char byte;
+		struct raw_pollfd wait = {channel, RAW_POLLIN, 0};
+
+		if (sys_poll(&wait, 1, 10000) <= 0)
+			return -ETIMEDOUT;
+		long ret = raw_recv(channel, &byte, 1, fds, &nfds, 0);
+
+		if (ret <= 0 || byte != 'F' || nfds < 1)
+			return ret < 0 ? ret : -EPIPE;
+		for (int i = 0; i < nfds; i++)
+			if (fds[i] != (int)got + i)
+				return -EPROTO;
+		got += (uint32_t)nfds;
+	}
+	for (uint32_t i = got; i-- > 0;) {
+		if (numbers[i] == (int32_t)i)
+			continue;
+		long ret = sys_dup3((int)i, numbers[i], 0);
+
+		if (ret < 0)
+			return ret;
+		sys_close((int)i);
+	}
+	return 0;
+}
+
+static void futex_wait(_Atomic uint32_t *word, uint32_t value, long ms)
+{
+	struct raw_timespec ts = {ms / 1000, ms % 1000 * 1000000};
+
+	sys6(__NR_futex, (long)word, FUTEX_WAIT, value, (long)&ts, 0, 0);
+}
+
+static int peer_gone(int fd)
+{
+	struct raw_pollfd peer = {fd, 0, 0};
+
+	return sys_poll(&peer, 1, 0) > 0 && peer.revents & (RAW_POLLHUP | RAW_POLLERR);
+}
+
+/* Whoever holds the other end decides: one byte is the release, end of file means that this rank must never run. */
+static void wait_at_channel(int channel)
+{
+	char byte = 0;
+	long ret;
+
+	do
+		ret = raw_recv(channel, &byte, 1, NULL, NULL, 0);
+	while (ret == -EAGAIN);
+	if (ret != 1 || byte != 'R')
+		sys_exit(0);
+}
+
+/* The stub holds its rank by a pidfd that the rank made of itself: no pid can have been given away in between. Where
+ * the kernel (before 5.3) has none, the message comes without. */
+static void send_pidfd(int channel)
+{
+	long fd = sys2(__NR_pidfd_open, sys_getpid(), 0);
+	int pidfd = (int)fd;
+
+	raw_send(channel, "P", 1, &pidfd, fd >= 0 ? 1 : 0, RAW_MSG_DONTWAIT);
+	if (fd >= 0)
+		sys_close(pidfd);
+}
+
+static void wait_at_shared_gate(struct pspawn_batch *batch)
+{
+	while (atomic_load(&batch->open) == 0) {
+		futex_wait(&batch->open, 0, 200);
+		if (atomic_load(&batch->open) == 0 && peer_gone(pspawn_proxy.sock))
+			sys_exit(0);
+	}
+	if (atomic_load(&batch->open) != 1)
+		sys_exit(0);
+}
+
+static void settle(struct pspawn_batch *batch, struct pspawn_slot *slot)
+{
+	struct pspawn_msg msg;
+
+	atomic_store(&slot->state, PSPAWN_SLOT_PREPARED);
+	if (atomic_fetch_add(&batch->settled, 1) + 1 != batch->nslots)
+		return;
+	raw_zero(&msg, sizeof msg);
+	msg.kind = PSPAWN_MSG_SETTLED;
+	msg.seq = batch->seq;
+	raw_send(pspawn_proxy.sock, &msg, sizeof msg, NULL, 0, RAW_MSG_DONTWAIT);
+}
+
+void pspawn_become_rank(uint32_t index)
+{
+	struct proxy *p = &pspawn_proxy;
+	struct pspawn_batch *batch = p->batch;
+	struct pspawn_slot *slot = &batch->slots[index];
+	const struct pspawn_settings *want = &slot->want;
+	int channel = -1;
+	long ret;
+
+	slot->pid = sys_getpid();
+	if (slot->set & PSPAWN_SET_CGROUP) {
+		ret = write_proc(at(slot->cgroup), 0, 0);
+		if (ret < 0)
+			fail(slot, PSPAWN_STEP_CGROUP, ret);
+	}
+	if ((ret = set_session(slot)) < 0)
+		fail(slot, PSPAWN_STEP_SESSION, ret);
+	if (batch->gate == PSPAWN_GATE_CHANNEL) {
+		if ((ret = clear_fds(slot, p->channels[index], &channel)) < 0 || (ret = take_fds(slot, channel)) < 0)
+			fail(slot, PSPAWN_STEP_FDS, ret);
+	}
+	if (slot->set & PSPAWN_SET_CWD && (ret = sys1(__NR_chdir, at(slot->cwd))) < 0)
+		fail(slot, PSPAWN_STEP_CWD, ret);
+	if (slot->set & PSPAWN_SET_UMASK)
+		sys1(__NR_umask, want->umask);
+	if ((ret = pspawn_apply_strings(slot)) < 0)
+		fail(slot, PSPAWN_STEP_ARGUMENTS, ret);
+	if (p->random)
+		sys3(__NR_getrandom, p->random, 16, 0);
+	sys_prctl(PR_SET_NAME, (unsigned long)batch->comm, 0, 0, 0);
+	if ((slot->set & PSPAWN_SET_OOM &&
+	     (ret = write_proc("/proc/self/oom_score_adj", want->oom_score_adj, 0)) < 0) ||
+	    (slot->set & PSPAWN_SET_COREFILTER &&
+	     (ret = write_proc("/proc/self/coredump_filter", (int64_t)want->corefilter, 1)) < 0))
+		fail(slot, PSPAWN_STEP_PROC, ret);
+	set_dispositions(slot);
+	if ((ret = set_scheduling(slot)) < 0)
+		fail(slot, PSPAWN_STEP_SCHEDULING, ret);
+	if (slot->set & PSPAWN_SET_MEMPOLICY) {
+		int none = want->mempolicy == MPOL_DEFAULT;
+
+		ret = sys3(__NR_set_mempolicy, want->mempolicy, none ? NULL : want->nodes,
+			   none ? 0 : sizeof want->nodes * 8);
+		if (ret < 0 && ret != -ENOSYS)
+			fail(slot, PSPAWN_STEP_MEMORY, ret);
+	}
+	if ((ret = set_rlimits(slot)) < 0)
+		fail(slot, PSPAWN_STEP_RLIMITS, ret);
+	/* A mover changes the cgroup from outside; a cpuset there must be in place before the affinity is set. */
+	while (atomic_load(&batch->placed) == 0) {
+		futex_wait(&batch->placed, 0, 200);
+		if (peer_gone(channel >= 0 ? channel : p->sock))
+			sys_exit(0);
+	}
+	if (slot->set & PSPAWN_SET_CPUS) {
+		ret = sys3(__NR_sched_setaffinity, 0, sizeof want->cpus, want->cpus);
+		if (ret < 0)
+			fail(slot, PSPAWN_STEP_AFFINITY, ret);
+	}
+	if (channel >= 0)
+		send_pidfd(channel);
+	settle(batch, slot);
+	if (batch->gate == PSPAWN_GATE_CHANNEL)
+		wait_at_channel(channel);
+	else if (batch->gate == PSPAWN_GATE_SHARED)
+		wait_at_shared_gate(batch);
+	slot->released_us = raw_monotonic_us();
+	atomic_store(&slot->state, PSPAWN_SLOT_RELEASED);
+
+	uint64_t sigmask = want->sigmask;
+
+	if (channel >= 0)
+		sys_close(channel);
+	sys_close(p->sock);
+	p->sock = -1;
+	slot->entered_us = raw_monotonic_us();
+	p->batch = NULL;
+	sys_munmap(batch, p->batch_bytes);
+	if (p->channels)
+		sys_munmap(p->channels, p->channels_bytes);
+	p->channels = NULL;
+	sys_sigmask(SIG_SETMASK, &sigmask, NULL);
+}

@@ -1,0 +1,130 @@
+/*
+ * shared.h - what a caller of libpspawn and a proxy say to each other.
+ *
+ * A SOCK_SEQPACKET socketpair is the doorbell: it carries the fixed-size messages below, the descriptors, and, by
+ * its end of file, the news that the peer died. Tasks and their results lie in a memfd made for each vector call (a
+ * `struct pspawn_batch`, then its slots, then their strings). Both sides are built from one source tree and run as
+ * one user on one machine: the layout is native and checked by magic and size, not versioned for the wire.
+ */
+#ifndef PSPAWN_SHARED_H
+#define PSPAWN_SHARED_H
+
+#include <stdatomic.h>
+#include <stdint.h>
+
+#include "include/pspawn.h"
+#include "rawsys.h"
+
+#define PSPAWN_BATCH_MAGIC 0x70737062u
+#define PSPAWN_CPU_BYTES 1024	 /* CPU masks up to 8192 CPUs, Linux's largest NR_CPUS */
+#define PSPAWN_NODE_BYTES 128	 /* node masks up to 1024 nodes, Linux's largest MAX_NUMNODES */
+#define PSPAWN_REASON_LEN 200	 /* a refusal's reason, terminated */
+#define PSPAWN_RLIMITS 16	 /* RLIM_NLIMITS */
+#define PSPAWN_STRINGS_PAD 8192	 /* bytes that a proxy's argument area is larger than its first rank's */
+#define PSPAWN_PROXY_VAR "PSPAWN_PROXY=" /* <socket fd>,<padding>; only ever in a proxy's initial stack */
+
+/* The doorbell's messages. */
+enum pspawn_msg_kind {
+	/* caller -> proxy */
+	PSPAWN_MSG_BATCH = 1, /* start a batch; fds: memfd, then the fds that all its ranks get */
+	PSPAWN_MSG_CHANNELS,  /* more of the batch: channels of slots first.. */
+	PSPAWN_MSG_CLIMB,     /* go up to `fork_point`; fds: memfd of a batch with one slot, whose environment to take */
+	/* proxy -> caller */
+	PSPAWN_MSG_READY,   /* stopped at fork_point; refused_point with `reason` if a climb failed */
+	PSPAWN_MSG_SETTLED, /* every slot of the batch is prepared or has failed */
+	PSPAWN_MSG_ENDED,   /* the batch leader has exited; slots without a pid will never have one */
+};
+
+struct pspawn_msg {
+	uint32_t kind;
+	uint32_t seq;	/* the batch */
+	uint32_t first; /* CHANNELS: slot of the first descriptor; BATCH: number of CHANNELS messages that follow */
+	uint32_t fork_point;
+	uint32_t refused_point;
+	int32_t pid;	/* READY: the proxy at this fork point */
+	uint64_t size;	/* BATCH, CLIMB: bytes of the memfd; READY: bytes of the proxy's argument area */
+	char reason[PSPAWN_REASON_LEN];
+};
+
+/* Where a slot stands. A rank's own writes; the caller reads. */
+enum pspawn_slot_state {
+	PSPAWN_SLOT_EMPTY = 0,
+	PSPAWN_SLOT_FORKED,   /* the leader knows the pid */
+	PSPAWN_SLOT_PREPARED, /* fully set up, at the gate (or already through it where there is none) */
+	PSPAWN_SLOT_FAILED,   /* err and step say why; the process is gone or about to be */
+	PSPAWN_SLOT_RELEASED, /* through the gate */
+};
+
+enum pspawn_gate {
+	PSPAWN_GATE_NONE,	  /* a rank starts as soon as it is set up */
+	PSPAWN_GATE_SHARED,	  /* all ranks of the batch wait for its word `open` */
+	PSPAWN_GATE_CHANNEL,	  /* each rank waits for one byte on its channel; end of file there ends it */
+};
+
+/* What of a slot differs from the proxy and must be set in the rank. */
+enum pspawn_set {
+	PSPAWN_SET_UMASK = 1 << 0,
+	PSPAWN_SET_PGID = 1 << 1,
+	PSPAWN_SET_SID = 1 << 2,
+	PSPAWN_SET_NICE = 1 << 3,
+	PSPAWN_SET_IOPRIO = 1 << 4,
+	PSPAWN_SET_SCHED = 1 << 5,
+	PSPAWN_SET_OOM = 1 << 6,
+	PSPAWN_SET_COREFILTER = 1 << 7,
+	PSPAWN_SET_TIMERSLACK = 1 << 8,
+	PSPAWN_SET_CPUS = 1 << 9,
+	PSPAWN_SET_MEMPOLICY = 1 << 10,
+	PSPAWN_SET_CGROUP = 1 << 11,
+	PSPAWN_SET_CWD = 1 << 12,
+};
+
+/* The part of an execution context that a process can set for itself; see pspawn_take_context(). */
+struct pspawn_settings {
+	uint64_t sigmask;	/* blocked signals, bit (signal - 1) */
+	uint64_t sigignore;	/* ignored signals, likewise */
+	struct raw_rlimit rlimits[PSPAWN_RLIMITS];
+	uint64_t timerslack_ns;
+	uint64_t corefilter;	/* /proc/PID/coredump_filter */
+	int32_t nice, ioprio, sched_policy, sched_priority, oom_score_adj, mempolicy;
+	uint32_t umask;
+	uint8_t cpus[PSPAWN_CPU_BYTES];	 /* affinity, bit CPU */
+	uint8_t nodes[PSPAWN_NODE_BYTES]; /* of mempolicy, bit node */
+};
+
+struct pspawn_slot {
+	uint32_t set;		/* enum pspawn_set */
+	uint32_t rlimit_set;	/* bit resource */
+	uint64_t signals_default; /* ignored in the proxy, default in the rank */
+	uint64_t signals_ignore;  /* the other way round */
+	int32_t pgid;
+	uint32_t argc, envc;
+	uint64_t strings;	/* offset in the memfd: argc + envc strings, each terminated */
+	uint64_t argv_bytes, env_bytes;
+	uint64_t cwd, cgroup;	/* offsets of terminated paths, for SET_CWD and SET_CGROUP (a cgroup.procs file) */
+	uint64_t fds;		/* offset of int32_t[nfds]: the numbers, ascending, that received descriptors take */
+	uint32_t nfds;
+	struct pspawn_settings want;
+	/* results */
+	_Atomic uint32_t state;
+	int32_t pid, err;	/* err: positive errno */
+	uint32_t step;		/* enum pspawn_step */
+	int64_t forked_us, released_us, entered_us; /* CLOCK_MONOTONIC */
+};
+
+struct pspawn_batch {
+	uint32_t magic, seq, nslots, gate;
+	uint64_t size;
+	uint32_t common_fds;	    /* descriptors that come with BATCH after the memfd, for all ranks */
+	uint64_t common_fd_numbers; /* offset of int32_t[common_fds] */
+	char comm[16];		    /* the program's name as exec would set it */
+	_Atomic uint32_t settled;   /* slots prepared or failed */
+	_Atomic uint32_t placed;    /* set by the caller when a mover, if any, has moved the ranks; futex */
+	_Atomic uint32_t open;	    /* GATE_SHARED; futex: 1 go, 2 end */
+	/* CLIMB: names, each terminated, of the variables whose values differ between the ranks */
+	uint64_t varying;
+	uint64_t varying_bytes;
+	uint32_t masks_differ;	    /* CLIMB: the ranks' CPU masks are not all alike */
+	struct pspawn_slot slots[];
+};
+
+#endif

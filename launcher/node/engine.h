@@ -1,0 +1,97 @@
+/*
+ * engine.h - what the variables of an engine say about a stub's place in its job. One file per engine.
+ *
+ * Used by the stub, so without libc.
+ */
+#ifndef PSPAWN_ENGINE_H
+#define PSPAWN_ENGINE_H
+
+#include "protocol.h"
+
+struct engine_job {
+	enum pspawn_engine engine;
+	int rank, local_rank, local_size; /* local: on this node, in this job */
+	uint64_t identity;		  /* hash of what names the job on this node */
+	int keep_fd;			  /* the stub keeps this open until it mirrors; -1: none */
+};
+
+/* Each fills *job and returns 0, or -1 if its engine did not start this process. */
+int openmpi_job(char **envp, struct engine_job *job);
+int hydra_job(char **envp, struct engine_job *job);
+int slurm_job(char **envp, struct engine_job *job);
+
+/* Non-zero if a variable's value is expected to differ between the ranks of a job on one node. `name` ends at '='. */
+int openmpi_rank_variable(const char *name);
+int hydra_rank_variable(const char *name);
+int slurm_rank_variable(const char *name);
+
+/* The value of NAME in "NAME=value" strings, or NULL. */
+static inline const char *engine_getenv(char **envp, const char *name)
+{
+	size_t len = raw_strlen(name);
+
+	for (; *envp; envp++)
+		if (raw_starts(*envp, name) && (*envp)[len] == '=')
+			return *envp + len + 1;
+	return NULL;
+}
+
+static inline long engine_number(char **envp, const char *name)
+{
+	const char *value = engine_getenv(envp, name);
+
+	return value ? raw_atol(value) : -1;
+}
+
+/* FNV-1a, continued. */
+static inline uint64_t engine_hash(uint64_t h, const void *data, size_t len)
+{
+	const unsigned char *p = data;
+
+	if (!h)
+		h = 0xcbf29ce484222325ull;
+	while (len--)
+		h = (h ^ *p++) * 0x100000001b3ull;
+	return h;
+}
+
+static inline uint64_t engine_hash_string(uint64_t h, const char *s)
+{
+	return s ? engine_hash(h, s, raw_strlen(s) + 1) : h;
+}
+
+/* A process as an identity: its pid, and its start time (field 22 of /proc/PID/stat) because pids come again. */
+static inline uint64_t engine_hash_process(uint64_t h, int pid)
+{
+	char path[32] = "", text[1024];
+	struct raw_text t = {path, sizeof path, 0};
+	const char *s = text, *after = text;
+
+	raw_put(&t, "/proc/");
+	raw_put_num(&t, pid);
+	raw_put(&t, "/stat");
+	h = engine_hash(h, &pid, sizeof pid);
+	if (raw_read_file(path, text, sizeof text) <= 0)
+		return h;
+	for (; *s; s++)
+		if (*s == ')')
+			after = s + 1;
+	s = after;
+	for (int field = 2; field < 22 && *s; field++) {
+		while (*s && *s != ' ')
+			s++;
+		while (*s == ' ')
+			s++;
+	}
+	for (after = s; *after >= '0' && *after <= '9'; after++)
+		;
+	return engine_hash(h, s, (size_t)(after - s));
+}
+
+/* Equal up to the name's '=' (or end). */
+static inline int engine_name_is(const char *name, const char *expected)
+{
+	return raw_starts(name, expected) && (name[raw_strlen(expected)] == '=' || name[raw_strlen(expected)] == 0);
+}
+
+#endif

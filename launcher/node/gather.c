@@ -1,0 +1,1216 @@
+/*
+ * gather.c - pspawn-gather: one per node and job. Collects the stubs, owns the contexts, makes the vector call.
+ *
+ * Started by the first stub with the listening socket as descriptor 3, runs as the job's user, ends with its last
+ * pair. docs/protocol.md has the state table that this file implements; every wait below has a deadline.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include <dirent.h>
+
+#include "engine.h"
+#include "gather.h"
+
+/* What an epoll event is about: the kind in the upper half, an index in the lower. */
+enum { ON_LISTENER, ON_SIGNAL, ON_PAIR, ON_CONTEXT };
+
+#define RELEASE_GRACE_US 20000 /* after the last commit, until the ranks have noted their times */
+
+#ifdef PSPAWN_TEST
+static void test_stop(const char *state)
+{
+	const char *want = getenv("PSPAWN_TEST_STOP");
+
+	if (want && strncmp(want, "gather.", 7) == 0 && strcmp(want + 7, state) == 0)
+		raise(SIGSTOP);
+}
+#else
+#define test_stop(state) ((void)0)
+#endif
+
+static void watch(struct gatherer *g, int fd, unsigned kind, unsigned index)
+{
+	struct epoll_event ev = {.events = EPOLLIN, .data.u64 = (uint64_t)kind << 32 | index};
+
+	epoll_ctl(g->epoll, EPOLL_CTL_ADD, fd, &ev);
+}
+
+static void xclose(int *fd)
+{
+	if (*fd >= 0)
+		close(*fd);
+	*fd = -1;
+}
+
+static bool is_live(const struct pair *p)
+{
+	return p->sock >= 0;
+}
+
+/* ---- talking to stubs ---- */
+
+static void tell(struct pair *p, uint32_t kind, int status, const char *reason, int fd)
+{
+	struct gather_msg msg = {.kind = kind, .pid = p->rank_pid, .status = status};
+
+	snprintf(msg.reason, sizeof msg.reason, "%s", reason);
+	/* a stub that does not read (stopped) has room for this in its buffer; one that is gone needs it no more */
+	raw_send(p->sock, &msg, sizeof msg, &fd, fd >= 0 ? 1 : 0, RAW_MSG_DONTWAIT);
+}
+
+static int count_in(const struct gatherer *g, enum pair_state state)
+{
+	int n = 0;
+
+	for (int i = 0; i < g->npairs; i++)
+		n += g->pairs[i]->state == state;
+	return n;
+}
+
+/* Before the message that may let the last stub go: afterwards the launcher's user may read the report. */
+static void report_before_last(struct gatherer *g)
+{
+	int waiting = 0;
+
+	for (int i = 0; i < g->npairs; i++)
+		waiting += is_live(g->pairs[i]) && g->pairs[i]->state < PAIR_MIRRORED;
+	if (waiting <= 1) {
+		report_write(g);
+		g->report_written = true;
+	}
+}
+
+static void take_results(struct gatherer *g)
+{
+	for (int i = 0; i < g->npairs; i++) {
+		struct pair *p = g->pairs[i];
+		struct pspawn_slot *slot;
+
+		if (p->state < PAIR_PREPARED || p->state > PAIR_MIRRORED || p->context < 0 ||
+		    !g->contexts[p->context]->arena.batch)
+			continue;
+		slot = &g->contexts[p->context]->arena.batch->slots[p->slot];
+		p->forked_us = slot->forked_us;
+		p->released_us = slot->released_us;
+		p->entered_us = slot->entered_us;
+	}
+}
+
+static void dismiss(struct gatherer *g, struct pair *p, const char *reason)
+{
+	snprintf(p->reason, sizeof p->reason, "%s", reason);
+	p->state = PAIR_PLAIN;
+	xclose(&p->channel);
+	report_before_last(g);
+	tell(p, GATHER_PLAIN, 0, reason, -1);
+}
+
+static void remove_core_dir(struct pair *p)
+{
+	DIR *dir = p->core_dir[0] ? opendir(p->core_dir) : NULL;
+	struct dirent *e;
+
+	if (!dir)
+		return;
+	while ((e = readdir(dir)))
+		if (e->d_type == DT_REG)
+			unlinkat(dirfd(dir), e->d_name, 0);
+	closedir(dir);
+	rmdir(p->core_dir);
+	p->core_dir[0] = 0;
+}
+
+/* A stub can only have the core flag in its status if it dumps core: give it a place where that is no harm. Where
+ * the kernel's pattern is a pipe or a fixed path it would disturb others, and the flag is not mirrored. */
+static int make_core_dir(struct pair *p)
+{
+	char pattern[16] = "|";
+	int fd;
+
+	if (raw_read_file("/proc/sys/kernel/core_pattern", pattern, sizeof pattern) <= 0 || pattern[0] == '|' ||
+	    pattern[0] == '/')
+		return -1;
+	snprintf(p->core_dir, sizeof p->core_dir, "/tmp/pspawn-core-XXXXXX");
+	if (!mkdtemp(p->core_dir)) {
+		p->core_dir[0] = 0;
+		return -1;
+	}
+	fd = open(p->core_dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0)
+		remove_core_dir(p);
+	return fd;
+}
+
+static void mirror(struct gatherer *g, struct pair *p)
+{
+	int fd = -1;
+
+	if (p->state != PAIR_COMMITTED || !p->rank_ended)
+		return;
+	if (WIFSIGNALED(p->status) && WCOREDUMP(p->status))
+		fd = make_core_dir(p);
+	if (!g->report_written)
+		take_results(g);
+	p->state = PAIR_MIRRORED;
+	report_before_last(g);
+	tell(p, GATHER_STATUS, p->status, "", fd);
+	xclose(&fd);
+}
+
+/* ---- arrivals ---- */
+
+static struct pair *new_pair(struct gatherer *g)
+{
+	struct pair *p = calloc(1, sizeof *p);
+
+	if (g->npairs == g->room) {
+		int room = g->room ? 2 * g->room : 64;
+		struct pair **more = realloc(g->pairs, (size_t)room * sizeof *more);
+
+		if (!more) {
+			free(p);
+			return NULL;
+		}
+		g->pairs = more;
+		g->room = room;
+	}
+	if (!p)
+		return NULL;
+	p->sock = p->channel = -1;
+	p->domain = p->context = -1;
+	g->pairs[g->npairs++] = p;
+	return p;
+}
+
+static void accept_stubs(struct gatherer *g)
+{
+	for (;;) {
+		int sock = accept4(g->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+		struct ucred cred = {.uid = (uid_t)-1};
+		socklen_t len = sizeof cred;
+		struct pair *p;
+
+		if (sock < 0)
+			return;
+		if (getsockopt(sock, SOL_SOCKET, SO_PEERCRED, &cred, &len) < 0 || cred.uid != geteuid() ||
+		    !(p = new_pair(g))) {
+			close(sock);
+			continue;
+		}
+		p->sock = sock;
+		p->stub_pid = cred.pid;
+		watch(g, sock, ON_PAIR, (unsigned)g->npairs - 1);
+	}
+}
+
+/* Cuts the blob into its parts; false if they do not add up. */
+static bool split_blob(struct pair *p)
+{
+	const struct pspawn_arrival *a = &p->a;
+	char *s = p->blob, *end = p->blob + p->blob_bytes;
+	struct {
+		const char **to;
+		uint32_t bytes;
+	} parts[] = {{&p->path, a->path_bytes},	    {&p->cwd, a->cwd_bytes},	    {&p->cgroup, a->cgroup_bytes},
+		     {&p->label, a->label_bytes},   {&p->report, a->report_bytes},  {&p->domains, a->domains_bytes},
+		     {&p->argv, a->argv_bytes},	    {&p->env, a->env_bytes}};
+	uint32_t strings = 0;
+
+	for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+		if (parts[i].bytes > (size_t)(end - s) || (parts[i].bytes && s[parts[i].bytes - 1] != 0))
+			return false;
+		if (!parts[i].bytes && i != 7) /* only the environment may be empty */
+			return false;
+		*parts[i].to = s;
+		s += parts[i].bytes;
+	}
+	for (uint32_t i = 0; i < a->argv_bytes; i++)
+		strings += p->argv[i] == 0;
+	if (strings != a->key.argc)
+		return false;
+	strings = 0;
+	for (uint32_t i = 0; i < a->env_bytes; i++)
+		strings += p->env[i] == 0;
+	if (strings != a->key.envc || a->key.argc < 1 || (size_t)(end - s) != a->nfds * sizeof(int32_t))
+		return false;
+	p->fds = (const int32_t *)(void *)s; /* copied bytewise below, never read through this */
+	return true;
+}
+
+/* Collects what ld.so and malloc consume before any fork point. NULL, or why that cannot be shared. */
+static const char *take_loader(struct pair *p)
+{
+	static const char *const known[] = {"LD_LIBRARY_PATH=", "LD_PRELOAD=", "LD_BIND_NOW=", "LD_RUN_PATH="};
+	static char text[PSPAWN_REASON_LEN];
+	size_t at = 0;
+	int preloads = 0;
+
+	p->loader = calloc(1, p->a.env_bytes + 1);
+	if (!p->loader)
+		return "out of memory";
+	for (const char *s = p->env; s < p->env + p->a.env_bytes; s += strlen(s) + 1) {
+		bool ld = strncmp(s, "LD_", 3) == 0, good = false;
+
+		if (!ld && strncmp(s, "GLIBC_TUNABLES=", 15) != 0 && strncmp(s, "MALLOC_", 7) != 0)
+			continue;
+		for (size_t i = 0; ld && i < sizeof known / sizeof *known; i++)
+			good |= strncmp(s, known[i], strlen(known[i])) == 0;
+		if (ld && !good) {
+			snprintf(text, sizeof text, "%.*s is set, which works during a program's start",
+				 (int)(strchrnul(s, '=') - s), s);
+			return text;
+		}
+		preloads += strncmp(s, "LD_PRELOAD=", 11) == 0;
+		at += (size_t)sprintf(p->loader + at, "%s\n", s);
+	}
+	return preloads > 1 ? "LD_PRELOAD is in the environment twice" : NULL;
+}
+
+static bool same_key(const struct pair *a, const struct pair *b)
+{
+	return memcmp(&a->a.key, &b->a.key, sizeof a->a.key) == 0 && a->a.fork_point == b->a.fork_point &&
+	       strcmp(a->path, b->path) == 0 && strcmp(a->cwd, b->cwd) == 0 && strcmp(a->cgroup, b->cgroup) == 0 &&
+	       strcmp(a->label, b->label) == 0 && strcmp(a->loader, b->loader) == 0;
+}
+
+static void read_domains(struct gatherer *g, const struct pair *p)
+{
+	g->masks = calloc(MAX_DOMAINS, sizeof *g->masks);
+	if (!g->masks) {
+		g->ndomains = -ENOMEM;
+		return;
+	}
+	g->synthetic = *p->domains != 0;
+	g->ndomains = g->synthetic ? pspawn_domains_from_table(p->domains, g->domains, g->masks, MAX_DOMAINS)
+				   : pspawn_domains_from_sysfs("/sys", g->domains, g->masks, MAX_DOMAINS);
+}
+
+/* ---- contexts ---- */
+
+static void refuse(struct context *c, int fork_point, const char *reason)
+{
+	if (c->nrefusals == MAX_REFUSALS)
+		return;
+	c->refusals[c->nrefusals].fork_point = fork_point;
+	snprintf(c->refusals[c->nrefusals].reason, sizeof c->refusals[0].reason, "%s", reason);
+	c->nrefusals++;
+}
+
+static void fail_context(struct context *c, const char *reason)
+{
+	refuse(c, PSPAWN_PREINIT, reason);
+	c->state = CONTEXT_FAILED;
+	pspawn_context_end(&c->c);
+	if (c->c.serving > 0 && c->c.serving == c->c.pid)
+		kill(c->c.pid, SIGKILL); /* our child, not reaped: still that process, unless the next line clears it */
+}
+
+/* Strings as the vector that exec wants; owned by the caller. */
+static char **make_vector(const char *strings, uint32_t bytes, uint32_t n)
+{
+	char **v = calloc((size_t)n + 1, sizeof *v);
+	const char *s = strings;
+
+	for (uint32_t i = 0; v && i < n && s < strings + bytes; i++, s += strlen(s) + 1)
+		v[i] = (char *)s;
+	return v;
+}
+
+/* The proxy's CPUs: those of the model's mask that lie in the domain, never outside of what the engine allowed. */
+static void intersect(const uint8_t *a, const uint8_t *b, uint8_t *out)
+{
+	for (size_t i = 0; i < PSPAWN_CPU_BYTES; i++)
+		out[i] = a[i] & b[i];
+}
+
+static int new_context(struct gatherer *g, int pair, int domain)
+{
+	struct pair *p = g->pairs[pair];
+	struct context *c = calloc(1, sizeof *c);
+	struct context **more = realloc(g->contexts, ((size_t)g->ncontexts + 1) * sizeof *more);
+	uint8_t cpus[PSPAWN_CPU_BYTES];
+	char **argv = make_vector(p->argv, p->a.argv_bytes, p->a.key.argc);
+	char **env = make_vector(p->env, p->a.env_bytes, p->a.key.envc);
+
+	if (more)
+		g->contexts = more;
+	if (!c || !more || !argv || !env) {
+		free(c);
+		free(argv);
+		free(env);
+		return -1;
+	}
+	intersect(p->a.settings.cpus, g->domains[domain].cpus, cpus);
+
+	struct pspawn_origin origin = {.path = p->path,
+				       .cwd = p->cwd,
+				       .argv = argv,
+				       .envp = env,
+				       .settings = &p->a.settings,
+				       .cpus = cpus,
+				       .numa_node = g->synthetic || g->ndomains < 2 ? -1 : g->domains[domain].numa_node,
+				       .proxy_object = g->proxy_object};
+
+	c->model = pair;
+	c->domain = domain;
+	c->arena.memfd = -1;
+	c->progress_us = now_us();
+	c->progress = -1;
+	g->contexts[g->ncontexts] = c;
+	if (pspawn_context_begin(&c->c, &origin) < 0) {
+		refuse(c, PSPAWN_PREINIT, c->c.reason);
+		c->state = CONTEXT_FAILED;
+	} else {
+		watch(g, c->c.sock, ON_CONTEXT, (unsigned)g->ncontexts);
+	}
+	free(argv);
+	free(env);
+	return g->ncontexts++;
+}
+
+static int find_context(struct gatherer *g, int pair, int domain)
+{
+	for (int i = 0; i < g->ncontexts; i++)
+		if (g->contexts[i]->state < CONTEXT_CALLED && g->contexts[i]->domain == domain &&
+		    same_key(g->pairs[g->contexts[i]->model], g->pairs[pair]))
+			return i;
+	return -1;
+}
+
+/* More kinds of contexts than this would cost more than they gain. */
+static bool too_many_contexts(const struct gatherer *g)
+{
+	int open = 0;
+
+	for (int i = 0; i < g->ncontexts; i++)
+		open += g->contexts[i]->state < CONTEXT_CALLED;
+	return open >= 4 * g->ndomains + 4;
+}
+
+static int context_for(struct gatherer *g, int pair, int domain)
+{
+	int found = find_context(g, pair, domain);
+
+	if (found >= 0)
+		return found;
+	return too_many_contexts(g) ? -1 : new_context(g, pair, domain);
+}
+
+/*
+ * Starts proxies as soon as it is known what they will be: at the first arrival of their kind, while the engine is
+ * still starting the other stubs. Unbound ranks will go in blocks over the domains that they touch: all of those.
+ */
+static void begin_contexts(struct gatherer *g, int pair)
+{
+	const uint8_t *cpus = g->pairs[pair]->a.settings.cpus;
+	int touched[MAX_DOMAINS], n = 0;
+
+	for (int d = 0; d < g->ndomains; d++)
+		for (size_t i = 0; i < PSPAWN_CPU_BYTES; i++)
+			if (cpus[i] & g->domains[d].cpus[i]) {
+				touched[n++] = d;
+				break;
+			}
+	if (n > g->local_size)
+		return; /* blocks leave out domains: wait for the placement */
+	for (int i = 0; i < n; i++)
+		context_for(g, pair, touched[i]);
+}
+
+/* Why this stub's rank cannot be forked, seen from itself alone; or NULL. */
+static const char *candidate_refusal(struct gatherer *g, struct pair *p, bool *inner)
+{
+	const char *why;
+
+	*inner = false;
+	why = image_refusal(p, inner);
+	if (*inner)
+		return why;
+	if (p->a.fork_point == PSPAWN_EXEC)
+		return "fork point exec was asked for";
+	if (why)
+		return why;
+	if (g->ndomains < 0)
+		return g->synthetic ? "the table of domains (--pspawn-domains) is malformed"
+				    : "the node's NUMA domains cannot be read";
+	return take_loader(p);
+}
+
+static void complete_arrival(struct gatherer *g, int index)
+{
+	struct pair *p = g->pairs[index];
+	const char *why;
+	bool inner;
+
+	if (!split_blob(p)) {
+		p->state = PAIR_PLAIN;
+		tell(p, GATHER_PLAIN, 0, "the gatherer did not understand the arrival", -1);
+		return;
+	}
+	if (!g->zero_us) {
+		g->zero_us = p->a.start_us;
+		g->local_size = p->a.local_size;
+		g->timeout_ms = p->a.timeout_ms;
+		read_domains(g, p);
+	}
+	g->last_arrival_us = now_us();
+	/* the stub behind a wrapper: the one in front has been counted already */
+	bool second = false;
+
+	for (int i = 0; i < g->npairs && !second; i++)
+		second = i != index && g->pairs[i]->blob && g->pairs[i]->a.rank == p->a.rank;
+	if (second && g->outstanding > 0)
+		g->outstanding--;
+	else
+		g->arrived++;
+	why = candidate_refusal(g, p, &inner);
+	if (why) {
+		if (inner)
+			g->outstanding++;
+		dismiss(g, p, why);
+		return;
+	}
+	p->state = PAIR_CANDIDATE;
+	if (g->phase == PHASE_COLLECT)
+		begin_contexts(g, index);
+}
+
+static void take_arrival(struct gatherer *g, int index)
+{
+	struct pair *p = g->pairs[index];
+	union {
+		struct pspawn_arrival arrival;
+		uint32_t kind;
+		char bytes[PSPAWN_CHUNK + 4];
+	} m;
+	int fd = -1, nfds = 1;
+	long n = raw_recv(p->sock, &m, sizeof m, &fd, &nfds, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+
+	if (n == -EAGAIN)
+		return;
+	if (n >= 4 && !p->blob && m.kind == STUB_ARRIVE && n == sizeof m.arrival && nfds == 1 &&
+	    m.arrival.magic == PSPAWN_ARRIVAL_MAGIC && m.arrival.local_size > 0 && m.arrival.local_size < 1 << 20 &&
+	    m.arrival.engine <= PSPAWN_SLURM && m.arrival.nfds <= 65536) {
+		const struct pspawn_arrival *a = &m.arrival;
+		uint64_t total = (uint64_t)a->path_bytes + a->cwd_bytes + a->cgroup_bytes + a->label_bytes +
+				 a->report_bytes + a->domains_bytes + a->argv_bytes + a->env_bytes +
+				 a->nfds * sizeof(int32_t);
+
+		p->a = *a;
+		p->channel = fd;
+		fd = -1;
+		if (total <= PSPAWN_BLOB_MAX + 65536 * sizeof(int32_t) && (p->blob = malloc(total + 1))) {
+			p->blob_bytes = (uint32_t)total;
+			return;
+		}
+	} else if (n > 4 && p->blob && p->state == PAIR_CONNECTED && m.kind == STUB_DATA &&
+		   (uint64_t)n - 4 <= p->blob_bytes - p->got) {
+		memcpy(p->blob + p->got, m.bytes + 4, (size_t)n - 4);
+		p->got += (uint32_t)n - 4;
+		if (p->got == p->blob_bytes)
+			complete_arrival(g, index);
+		return;
+	}
+	/* end of file, or nonsense: the stub execs when it loses us */
+	if (fd >= 0)
+		close(fd);
+	xclose(&p->sock);
+	xclose(&p->channel);
+	p->state = PAIR_LOST;
+}
+
+/* ---- placement and the vector call ---- */
+
+/* The k-th core of those CPUs, with its hardware threads (sysfs, Documentation/admin-guide/cputopology.rst). */
+static void narrow_to_core(uint8_t *cpus, int k)
+{
+	uint8_t left[PSPAWN_CPU_BYTES], core[PSPAWN_CPU_BYTES], found[64][PSPAWN_CPU_BYTES];
+	int ncores = 0;
+
+	memcpy(left, cpus, sizeof left);
+	for (int cpu = 0; cpu < PSPAWN_CPU_BYTES * 8 && ncores < 64; cpu++) {
+		char path[128], text[1024];
+
+		if (!(left[cpu / 8] >> cpu % 8 & 1))
+			continue;
+		snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/topology/thread_siblings_list", cpu);
+		if (raw_read_file(path, text, sizeof text) <= 0 ||
+		    pspawn_parse_cpu_list(text, core, sizeof core, NULL) < 0) {
+			memset(core, 0, sizeof core);
+			core[cpu / 8] |= (uint8_t)(1 << cpu % 8);
+		}
+		intersect(core, left, found[ncores++]);
+		for (size_t i = 0; i < sizeof left; i++)
+			left[i] &= (uint8_t)~core[i];
+	}
+	if (ncores)
+		memcpy(cpus, found[k % ncores], PSPAWN_CPU_BYTES);
+}
+
+/* --pspawn-bind-to, for ranks that the engine left unbound: whose mask is more than a part of one domain. */
+static void bind_rank(struct gatherer *g, struct pair *p, int *next_core)
+{
+	uint8_t inside[PSPAWN_CPU_BYTES];
+	const uint8_t *domain = g->domains[p->domain].cpus;
+
+	intersect(p->a.settings.cpus, domain, inside);
+	if (p->a.bind_to == PSPAWN_BIND_NONE || (memcmp(inside, p->a.settings.cpus, sizeof inside) == 0 &&
+						 memcmp(inside, domain, sizeof inside) != 0))
+		return;
+	if (p->a.bind_to == PSPAWN_BIND_CORE)
+		narrow_to_core(inside, next_core[p->domain]++);
+	memcpy(p->a.settings.cpus, inside, sizeof inside);
+}
+
+static int place(struct gatherer *g, const int *candidates, int n)
+{
+	const uint8_t **masks = calloc((size_t)n, sizeof *masks);
+	int *domain_of = calloc((size_t)n, sizeof *domain_of), next_core[MAX_DOMAINS] = {0}, rv = -ENOMEM;
+
+	if (masks && domain_of) {
+		for (int i = 0; i < n; i++)
+			masks[i] = g->pairs[candidates[i]]->a.settings.cpus;
+		rv = pspawn_place(g->domains, (size_t)g->ndomains, masks, PSPAWN_CPU_BYTES, (size_t)n, domain_of);
+		for (int i = 0; rv == 0 && i < n; i++) {
+			g->pairs[candidates[i]]->domain = domain_of[i];
+			bind_rank(g, g->pairs[candidates[i]], next_core);
+		}
+	}
+	free(masks);
+	free(domain_of);
+	return rv;
+}
+
+static int by_local_rank(const void *a, const void *b, void *arg)
+{
+	struct gatherer *g = arg;
+
+	return g->pairs[*(const int *)a]->a.local_rank - g->pairs[*(const int *)b]->a.local_rank;
+}
+
+/* Everybody is here: from now on this generation is fixed. */
+static void close_collection(struct gatherer *g)
+{
+	int *candidates = calloc((size_t)g->npairs, sizeof *candidates), n = 0, rv;
+
+	for (int i = 0; candidates && i < g->npairs; i++)
+		if (g->pairs[i]->state == PAIR_CANDIDATE)
+			candidates[n++] = i;
+	if (candidates)
+		qsort_r(candidates, (size_t)n, sizeof *candidates, by_local_rank, g);
+	rv = n ? place(g, candidates, n) : 0;
+	for (int i = 0; i < n; i++) {
+		struct pair *p = g->pairs[candidates[i]];
+		struct context *c;
+
+		p->context = rv < 0 ? -1 : context_for(g, candidates[i], p->domain);
+		if (p->context < 0) {
+			dismiss(g, p, rv < 0 ? "its CPUs belong to no NUMA domain" : "too many different contexts");
+			continue;
+		}
+		c = g->contexts[p->context];
+		if (!c->members)
+			c->members = calloc((size_t)n, sizeof *c->members);
+		if (!c->members) {
+			dismiss(g, p, "out of memory");
+			continue;
+		}
+		p->state = PAIR_BATCHED;
+		p->slot = (uint32_t)c->nmembers;
+		c->members[c->nmembers++] = candidates[i];
+	}
+	free(candidates);
+	for (int i = 0; i < g->ncontexts; i++)
+		if (g->contexts[i]->nmembers == 0 && g->contexts[i]->state < CONTEXT_CALLED) {
+			pspawn_context_end(&g->contexts[i]->c); /* begun for ranks that did not come */
+			g->contexts[i]->state = CONTEXT_CLOSED;
+		}
+	g->phase = PHASE_CONTEXTS;
+	test_stop("collected");
+}
+
+/*
+ * The names of variables that differ between a context's ranks, each terminated, into a malloc'ed text. A variable
+ * that differs and is not the engine's own may have been consumed in a way that cannot be seen (a constructor that
+ * walks environ): `*foreign` points to its name then.
+ */
+static char *varying_names(struct gatherer *g, struct context *c, size_t *bytes, const char **foreign)
+{
+	const struct pair *first = g->pairs[c->members[0]];
+	char *text = calloc(1, first->a.env_bytes + 1), *at = text;
+	uint32_t n = first->a.key.envc;
+	const char **cursor = calloc((size_t)c->nmembers, sizeof *cursor);
+
+	*foreign = NULL;
+	for (int m = 0; cursor && m < c->nmembers; m++)
+		cursor[m] = g->pairs[c->members[m]]->env;
+	for (uint32_t i = 0; text && cursor && i < n; i++) {
+		const char *s = cursor[0];
+		bool differs = false;
+
+		for (int m = 1; m < c->nmembers; m++)
+			differs |= strcmp(cursor[m], s) != 0;
+		if (differs) {
+			int len = (int)(strchrnul(s, '=') - s);
+
+			memcpy(at, s, (size_t)len);
+			at += len + 1;
+			if (!openmpi_rank_variable(s) && !hydra_rank_variable(s) && !slurm_rank_variable(s))
+				*foreign = at - len - 1;
+		}
+		for (int m = 0; m < c->nmembers; m++)
+			cursor[m] += strlen(cursor[m]) + 1;
+	}
+	free(cursor);
+	*bytes = (size_t)(at - text);
+	return text;
+}
+
+static void fill_slot(struct pspawn_arena *arena, const struct context *c, uint32_t index, const struct pair *p)
+{
+	struct pspawn_slot *slot = &arena->batch->slots[index];
+
+	pspawn_slot_settings(&c->c, slot, &p->a.settings);
+	slot->argc = p->a.key.argc;
+	slot->envc = p->a.key.envc;
+	slot->argv_bytes = p->a.argv_bytes;
+	slot->env_bytes = p->a.env_bytes;
+	slot->strings = pspawn_arena_put(arena, p->argv, p->a.argv_bytes + p->a.env_bytes); /* adjacent in the blob */
+	slot->nfds = p->a.nfds;
+	slot->fds = pspawn_arena_put(arena, p->fds, p->a.nfds * sizeof(int32_t));
+	/* Under Hydra each rank leads a session; elsewhere it joins its stub's group, which the engine signals. */
+	if (p->a.sid == p->stub_pid) {
+		slot->set |= PSPAWN_SET_SID;
+	} else {
+		slot->set |= PSPAWN_SET_PGID;
+		slot->pgid = p->a.pgid;
+	}
+}
+
+static uint64_t slot_bytes(const struct pair *p)
+{
+	return (uint64_t)p->a.argv_bytes + p->a.env_bytes + p->a.nfds * sizeof(int32_t);
+}
+
+static void climb(struct gatherer *g, struct context *c)
+{
+	struct pair *first = g->pairs[c->members[0]];
+	const char *foreign;
+	size_t bytes;
+	char *names = varying_names(g, c, &bytes, &foreign), reason[PSPAWN_REASON_LEN];
+	struct pspawn_arena arena = {.memfd = -1};
+
+	if (foreign) {
+		snprintf(reason, sizeof reason, "a variable differs between ranks: %.100s", foreign);
+		refuse(c, PSPAWN_MAIN, reason);
+	} else if (!names || pspawn_arena_open(&arena, 1, slot_bytes(first) + bytes) < 0) {
+		refuse(c, PSPAWN_MAIN, "out of memory");
+	} else {
+		fill_slot(&arena, c, 0, first);
+		arena.batch->varying = pspawn_arena_put(&arena, names, bytes);
+		arena.batch->varying_bytes = bytes;
+		for (int m = 1; m < c->nmembers; m++)
+			arena.batch->masks_differ |= memcmp(first->a.settings.cpus,
+							    g->pairs[c->members[m]]->a.settings.cpus,
+							    PSPAWN_CPU_BYTES) != 0;
+		c->state = CONTEXT_CLIMBING;
+		c->progress_us = now_us();
+		if (pspawn_context_climb(&c->c, &arena, (int)g->timeout_ms) < 0)
+			fail_context(c, "the proxy died");
+	}
+	pspawn_arena_close(&arena);
+	free(names);
+}
+
+/* The proxy runs what the stubs looked up? Somebody may have replaced the file in between. */
+static bool same_executable(const struct context *c, const struct pspawn_key *key)
+{
+	char path[64];
+	struct stat st;
+
+	snprintf(path, sizeof path, "/proc/%d/exe", c->c.serving);
+	return stat(path, &st) == 0 && st.st_ino == key->inode && st.st_mtim.tv_sec == key->mtime_s &&
+	       st.st_mtim.tv_nsec == key->mtime_ns;
+}
+
+static void dismiss_members(struct gatherer *g, struct context *c, const char *reason)
+{
+	for (int m = 0; m < c->nmembers; m++)
+		if (g->pairs[c->members[m]]->state == PAIR_BATCHED)
+			dismiss(g, g->pairs[c->members[m]], reason);
+}
+
+/* A context has stopped somewhere: climb on, be ready, or give up. */
+static void judge_context(struct gatherer *g, struct context *c)
+{
+	const struct pspawn_arrival *a = &g->pairs[c->model]->a;
+	bool asked_main = a->fork_point == PSPAWN_MAIN;
+	bool tried_main = c->state == CONTEXT_CLIMBING;
+
+	if (c->state == CONTEXT_STARTING && !same_executable(c, &a->key)) {
+		fail_context(c, "the executable was replaced during the launch");
+		return;
+	}
+	if (c->c.fork_point >= PSPAWN_PREINIT || tried_main) {
+		c->state = CONTEXT_READY;
+		return;
+	}
+	c->state = CONTEXT_READY; /* at exec: main may still be had, but only if it was not ruled out */
+	if (a->fork_point == PSPAWN_PREINIT && !asked_main)
+		return;
+}
+
+static bool wants_climb(const struct gatherer *g, const struct context *c)
+{
+	uint32_t wanted = g->pairs[c->model]->a.fork_point;
+
+	for (int i = 0; i < c->nrefusals; i++)
+		if (c->refusals[i].fork_point == PSPAWN_MAIN)
+			return false;
+	return c->c.fork_point < PSPAWN_MAIN &&
+	       (wanted == PSPAWN_MAIN || (wanted == PSPAWN_AUTO && c->c.fork_point < PSPAWN_PREINIT));
+}
+
+/* Under require the rung that was asked for is the only good one. */
+static const char *not_good_enough(const struct gatherer *g, const struct context *c)
+{
+	const struct pspawn_arrival *a = &g->pairs[c->model]->a;
+	bool lower = c->c.fork_point < PSPAWN_PREINIT || (a->fork_point == PSPAWN_MAIN && c->c.fork_point < PSPAWN_MAIN &&
+							 a->options & PSPAWN_REQUIRE);
+
+	return lower && c->nrefusals ? c->refusals[c->nrefusals - 1].reason : lower ? "no fork point was reached" : NULL;
+}
+
+static bool contexts_final(struct gatherer *g)
+{
+	for (int i = 0; i < g->ncontexts; i++) {
+		struct context *c = g->contexts[i];
+
+		if (c->nmembers && c->state == CONTEXT_READY && wants_climb(g, c))
+			climb(g, c);
+		if (c->nmembers && (c->state == CONTEXT_STARTING || c->state == CONTEXT_CLIMBING))
+			return false;
+	}
+	return true;
+}
+
+/* What one slot needs beyond the key: the same shape and room in the proxy's argument area. */
+static const char *slot_refusal(const struct context *c, const struct pair *p)
+{
+	if ((uint64_t)p->a.argv_bytes + p->a.env_bytes > c->c.area_bytes)
+		return "its arguments and environment are larger than the proxy's";
+	return NULL;
+}
+
+static void request(struct gatherer *g, struct context *c)
+{
+	uint64_t bytes = 0;
+	int *channels = calloc((size_t)c->nmembers, sizeof *channels), kept = 0;
+
+	for (int m = 0; m < c->nmembers; m++) {
+		struct pair *p = g->pairs[c->members[m]];
+		const char *why = p->state == PAIR_BATCHED ? slot_refusal(c, p) : NULL;
+
+		if (why)
+			dismiss(g, p, why);
+		if (p->state != PAIR_BATCHED)
+			continue; /* dismissed, or lost while waiting */
+		p->slot = (uint32_t)kept;
+		c->members[kept++] = c->members[m];
+		bytes += slot_bytes(p);
+	}
+	c->nmembers = kept;
+	if (kept == 0) {
+		c->state = CONTEXT_CLOSED;
+		pspawn_context_end(&c->c);
+	} else if (!channels || pspawn_arena_open(&c->arena, (uint32_t)kept, bytes) < 0) {
+		dismiss_members(g, c, "out of memory for the vector call");
+		c->state = CONTEXT_CLOSED;
+		pspawn_context_end(&c->c);
+	} else {
+		for (int m = 0; m < kept; m++) {
+			fill_slot(&c->arena, c, (uint32_t)m, g->pairs[c->members[m]]);
+			channels[m] = g->pairs[c->members[m]]->channel;
+		}
+		c->arena.batch->gate = PSPAWN_GATE_CHANNEL;
+		c->arena.batch->placed = 1; /* no mover in this launch */
+		c->state = CONTEXT_CALLED;
+		c->progress = -1;
+		c->progress_us = now_us();
+		if (pspawn_context_request(&c->c, &c->arena, NULL, 0, channels) < 0)
+			fail_context(c, "the proxy did not take the vector call");
+		for (int m = 0; m < kept; m++)
+			xclose(&g->pairs[c->members[m]]->channel); /* the proxy has them now */
+	}
+	free(channels);
+}
+
+static void make_vector_call(struct gatherer *g)
+{
+	bool called = false;
+
+	for (int i = 0; i < g->ncontexts; i++) {
+		struct context *c = g->contexts[i];
+		const char *why;
+
+		if (!c->nmembers || c->state >= CONTEXT_CALLED) {
+			if (c->nmembers && c->state == CONTEXT_FAILED)
+				dismiss_members(g, c, c->nrefusals ? c->refusals[0].reason : "the proxy died");
+			continue;
+		}
+		why = not_good_enough(g, c);
+		if (why) {
+			dismiss_members(g, c, why);
+			c->state = CONTEXT_CLOSED;
+			pspawn_context_end(&c->c);
+			continue;
+		}
+		request(g, c);
+		called |= c->state == CONTEXT_CALLED;
+	}
+	g->vector_calls += called;
+	g->phase = PHASE_SETTLE;
+	test_stop("called");
+}
+
+static void fail_slot(struct pspawn_slot *slot, enum pspawn_step step, int err)
+{
+	slot->step = step;
+	slot->err = err;
+	atomic_store(&slot->state, PSPAWN_SLOT_FAILED);
+}
+
+/* Is every slot of this context prepared or failed? Deadlines and dead proxies count as failures. */
+static bool is_settled(struct gatherer *g, struct context *c)
+{
+	long settled = 0;
+
+	for (uint32_t i = 0; i < c->arena.batch->nslots; i++) {
+		struct pspawn_slot *slot = &c->arena.batch->slots[i];
+		uint32_t state = atomic_load(&slot->state);
+		bool over = c->leader_ended || c->state == CONTEXT_FAILED;
+
+		if (state == PSPAWN_SLOT_EMPTY && over)
+			fail_slot(slot, PSPAWN_STEP_FORK, ECHILD);
+		else if (state < PSPAWN_SLOT_PREPARED && now_us() - c->progress_us > g->timeout_ms * 1000ll)
+			fail_slot(slot, PSPAWN_STEP_DEADLINE, ETIMEDOUT);
+		settled += atomic_load(&slot->state) >= PSPAWN_SLOT_PREPARED;
+	}
+	if (settled != c->progress) {
+		c->progress = settled;
+		c->progress_us = now_us();
+	}
+	return settled == (long)c->arena.batch->nslots;
+}
+
+static void conclude(struct gatherer *g, struct context *c)
+{
+	for (int m = 0; m < c->nmembers; m++) {
+		struct pair *p = g->pairs[c->members[m]];
+		struct pspawn_slot *slot = &c->arena.batch->slots[m];
+		char reason[PSPAWN_REASON_LEN];
+
+		if (p->state != PAIR_BATCHED)
+			continue;
+		if (atomic_load(&slot->state) == PSPAWN_SLOT_PREPARED) {
+			p->rank_pid = slot->pid;
+			p->forked_us = slot->forked_us;
+			p->state = PAIR_PREPARED;
+			tell(p, GATHER_PREPARED, 0, "", -1);
+		} else {
+			if (slot->pid > 0)
+				kill(slot->pid, SIGKILL); /* at the gate at most; our child, or gone already */
+			snprintf(reason, sizeof reason, "the fork failed at step %s: %s", pspawn_step_name((int)slot->step),
+				 strerror(slot->err));
+			dismiss(g, p, reason);
+		}
+	}
+	c->state = CONTEXT_SETTLED;
+	pspawn_context_end(&c->c);
+}
+
+/* The gate opens for all ranks of the node at once: early ones would spin in MPI_Init and starve the proxies. */
+static bool settle(struct gatherer *g)
+{
+	for (int i = 0; i < g->ncontexts; i++) {
+		struct context *c = g->contexts[i];
+
+		if (c->arena.batch && (c->state == CONTEXT_CALLED || c->state == CONTEXT_FAILED) && !is_settled(g, c))
+			return false;
+	}
+	test_stop("settled");
+	for (int i = 0; i < g->ncontexts; i++)
+		if (g->contexts[i]->arena.batch &&
+		    (g->contexts[i]->state == CONTEXT_CALLED || g->contexts[i]->state == CONTEXT_FAILED))
+			conclude(g, g->contexts[i]);
+	test_stop("prepared");
+	return true;
+}
+
+static bool everyone_arrived(const struct gatherer *g)
+{
+	return g->local_size && g->arrived >= g->local_size && g->outstanding == 0;
+}
+
+/* Takes every step that is possible now. */
+static void advance(struct gatherer *g)
+{
+	bool waited = g->last_arrival_us && now_us() - g->last_arrival_us > g->timeout_ms * 1000ll;
+
+	if (g->phase == PHASE_COLLECT && count_in(g, PAIR_CANDIDATE) && (everyone_arrived(g) || waited))
+		close_collection(g);
+	if (g->phase == PHASE_CONTEXTS && contexts_final(g))
+		make_vector_call(g);
+	if (g->phase == PHASE_SETTLE && settle(g)) {
+		g->phase = PHASE_COLLECT; /* stubs that come later form another generation */
+		g->outstanding = 0;
+	}
+}
+
+/* ---- events ---- */
+
+static void hear_context(struct gatherer *g, struct context *c)
+{
+	struct pspawn_msg msg;
+	int rv;
+
+	while ((rv = pspawn_context_hear(&c->c, &msg)) > 0) {
+		c->progress_us = now_us();
+		if (msg.kind == PSPAWN_MSG_READY) {
+			if (msg.refused_point)
+				refuse(c, (int)msg.refused_point, c->c.reason);
+			if (c->state == CONTEXT_STARTING || c->state == CONTEXT_CLIMBING)
+				judge_context(g, c);
+		} else if (msg.kind == PSPAWN_MSG_ENDED) {
+			c->leader_ended = true;
+		}
+	}
+	if (rv < 0 && c->state < CONTEXT_SETTLED)
+		fail_context(c, c->c.fork_point ? "the proxy died" : "the program died before a fork point was reached");
+}
+
+static void lose_pair(struct gatherer *g, struct pair *p)
+{
+	bool waiting = p->state == PAIR_CANDIDATE || p->state == PAIR_BATCHED;
+
+	xclose(&p->sock);
+	xclose(&p->channel);
+	remove_core_dir(p);
+	/* pair rule: a rank whose stub is gone ends; uncommitted, it ends at the gate by itself as well */
+	if ((p->state == PAIR_PREPARED || p->state == PAIR_COMMITTED) && !p->rank_ended)
+		kill(p->rank_pid, SIGKILL);
+	if (waiting)
+		snprintf(p->reason, sizeof p->reason, "the stub went away before its rank was started");
+	if (p->state == PAIR_PREPARED)
+		snprintf(p->reason, sizeof p->reason, "the stub did not commit");
+	if (p->state < PAIR_COMMITTED)
+		p->state = PAIR_LOST;
+	(void)g;
+}
+
+static void hear_pair(struct gatherer *g, int index)
+{
+	struct pair *p = g->pairs[index];
+	uint32_t kind;
+	long n;
+
+	if (p->sock < 0)
+		return;
+	if (p->state == PAIR_CONNECTED) {
+		take_arrival(g, index);
+		return;
+	}
+	n = raw_recv(p->sock, &kind, sizeof kind, NULL, NULL, RAW_MSG_DONTWAIT);
+	if (n == -EAGAIN)
+		return;
+	if (n == sizeof kind && kind == STUB_COMMIT && p->state == PAIR_PREPARED) {
+		p->state = PAIR_COMMITTED;
+		if (count_in(g, PAIR_PREPARED) == 0)
+			g->report_due_us = now_us() + RELEASE_GRACE_US;
+		mirror(g, p);
+		return;
+	}
+	lose_pair(g, p);
+}
+
+static struct pair *pair_of_rank(struct gatherer *g, pid_t pid)
+{
+	for (int i = 0; i < g->npairs; i++)
+		if (g->pairs[i]->rank_pid == pid && !g->pairs[i]->rank_ended)
+			return g->pairs[i];
+	return NULL;
+}
+
+/* A rank that ends before its stub was told about it has failed: at the gate nothing but a kill ends it. */
+static void lose_early_rank(struct gatherer *g, pid_t pid)
+{
+	for (int i = 0; i < g->ncontexts; i++) {
+		struct context *c = g->contexts[i];
+
+		if (c->c.pid == pid)
+			c->c.pid = 0;
+		for (uint32_t s = 0; c->arena.batch && c->state == CONTEXT_CALLED && s < c->arena.batch->nslots; s++) {
+			struct pspawn_slot *slot = &c->arena.batch->slots[s];
+
+			if (slot->pid != pid)
+				continue;
+			if (atomic_load(&slot->state) != PSPAWN_SLOT_FAILED)
+				fail_slot(slot, PSPAWN_STEP_GATE, ECHILD);
+			slot->pid = 0; /* reaped: never to be signalled again */
+		}
+	}
+}
+
+static void reap(struct gatherer *g)
+{
+	struct signalfd_siginfo info;
+	pid_t pid;
+	int status;
+
+	while (read(g->sigfd, &info, sizeof info) == (ssize_t)sizeof info)
+		;
+	while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
+		struct pair *p = pair_of_rank(g, pid);
+
+		if (!p) {
+			lose_early_rank(g, pid);
+			continue;
+		}
+		p->rank_ended = true;
+		p->status = status;
+		mirror(g, p);
+	}
+}
+
+/* Heartbeats, deadlines, the report: once a second, or when the report is due. */
+static void tick(struct gatherer *g)
+{
+	int64_t now = now_us();
+
+	if (g->report_due_us && now >= g->report_due_us) {
+		g->report_due_us = 0;
+		take_results(g);
+		report_write(g);
+	}
+	if (now - g->last_heartbeat_us < PSPAWN_HEARTBEAT_MS * 1000)
+		return;
+	g->last_heartbeat_us = now;
+	for (int i = 0; i < g->npairs; i++)
+		if (is_live(g->pairs[i]) && g->pairs[i]->state < PAIR_PREPARED)
+			tell(g->pairs[i], GATHER_HEARTBEAT, 0, "", -1);
+	for (int i = 0; i < g->ncontexts; i++) {
+		struct context *c = g->contexts[i];
+		long progress;
+
+		if (c->state != CONTEXT_STARTING && c->state != CONTEXT_CLIMBING)
+			continue;
+		progress = pspawn_progress(c->c.serving);
+		if (progress >= 0 && progress != c->progress) {
+			c->progress = progress;
+			c->progress_us = now;
+		} else if (now - c->progress_us > g->timeout_ms * 1000ll) {
+			fail_context(c, "the proxy made no progress before the deadline");
+		}
+	}
+}
+
+static bool has_work(const struct gatherer *g)
+{
+	for (int i = 0; i < g->npairs; i++) {
+		const struct pair *p = g->pairs[i];
+
+		if (is_live(p))
+			return true;
+		if ((p->state == PAIR_PREPARED || p->state == PAIR_COMMITTED || p->state == PAIR_LOST) &&
+		    p->rank_pid && !p->rank_ended)
+			return true; /* killed, but not yet reaped: its cgroup must be empty when we go */
+	}
+	if (g->outstanding > 0 && now_us() - g->last_arrival_us < g->timeout_ms * 1000ll)
+		return true;
+	return g->npairs == 0 && now_us() - g->last_heartbeat_us < 10000000;
+}
+
+static int start(struct gatherer *g)
+{
+	struct rlimit nofile;
+	sigset_t all;
+	ssize_t n = readlink("/proc/self/exe", g->proxy_object, sizeof g->proxy_object - 32);
+
+	sigfillset(&all);
+	sigprocmask(SIG_SETMASK, &all, NULL);
+	sigemptyset(&all);
+	sigaddset(&all, SIGCHLD);
+	if (n <= 0)
+		return -1;
+	g->proxy_object[n] = 0;
+	strcpy(strrchr(g->proxy_object, '/'), "/libpspawn_proxy.so");
+	if (getrlimit(RLIMIT_NOFILE, &nofile) == 0) {
+		nofile.rlim_cur = nofile.rlim_max;
+		setrlimit(RLIMIT_NOFILE, &nofile);
+	}
+	prctl(PR_SET_CHILD_SUBREAPER, 1);
+	prctl(PR_SET_NAME, "pspawn-gather");
+	g->listener = PSPAWN_LISTENER_FD;
+	if (fcntl(g->listener, F_SETFD, FD_CLOEXEC) < 0 || fcntl(g->listener, F_SETFL, O_NONBLOCK) < 0)
+		return -1;
+	g->epoll = epoll_create1(EPOLL_CLOEXEC);
+	g->sigfd = signalfd(-1, &all, SFD_CLOEXEC | SFD_NONBLOCK);
+	g->last_heartbeat_us = now_us();
+	if (g->epoll < 0 || g->sigfd < 0)
+		return -1;
+	watch(g, g->listener, ON_LISTENER, 0);
+	watch(g, g->sigfd, ON_SIGNAL, 0);
+	return 0;
+}
+
+int main(void)
+{
+	static struct gatherer g;
+	struct epoll_event events[64];
+
+	if (start(&g) < 0)
+		return 1;
+	do {
+		int wait_ms = g.report_due_us ? RELEASE_GRACE_US / 1000 : 500;
+		int n = epoll_wait(g.epoll, events, 64, wait_ms);
+
+		for (int i = 0; i < n; i++) {
+			unsigned index = (unsigned)events[i].data.u64;
+
+			switch (events[i].data.u64 >> 32) {
+			case ON_LISTENER:
+				accept_stubs(&g);
+				break;
+			case ON_SIGNAL:
+				reap(&g);
+				break;
+			case ON_PAIR:
+				hear_pair(&g, (int)index);
+				break;
+			case ON_CONTEXT:
+				hear_context(&g, g.contexts[index]);
+				break;
+			}
+		}
+		advance(&g);
+		tick(&g);
+		if (!has_work(&g))
+			accept_stubs(&g); /* somebody may have connected a moment ago */
+	} while (has_work(&g));
+	for (int i = 0; i < g.ncontexts; i++)
+		pspawn_context_end(&g.contexts[i]->c);
+	return 0;
+}

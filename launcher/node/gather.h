@@ -1,0 +1,104 @@
+/*
+ * gather.h - the gatherer's picture of its node: one pair per stub, one context per key and domain.
+ */
+#ifndef PSPAWN_GATHER_H
+#define PSPAWN_GATHER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "../libpspawn/internal.h"
+#include "protocol.h"
+
+#define MAX_DOMAINS 256
+#define MAX_REFUSALS 4
+
+/* Where a pair of stub and rank stands; docs/protocol.md explains each. */
+enum pair_state {
+	PAIR_CONNECTED, /* no complete arrival yet */
+	PAIR_CANDIDATE, /* will be forked with the next vector call */
+	PAIR_BATCHED,	/* part of a vector call under way */
+	PAIR_PREPARED,	/* its rank stands at the gate and the stub was told */
+	PAIR_COMMITTED, /* the stub will never exec; the rank runs or has ended */
+	PAIR_MIRRORED,	/* the stub was told how its rank ended */
+	PAIR_PLAIN,	/* the stub was told to exec */
+	PAIR_LOST,	/* the stub went away without either */
+};
+
+struct pair {
+	enum pair_state state;
+	int sock, channel; /* -1 when closed */
+	pid_t stub_pid, rank_pid;
+	bool rank_ended;   /* and was reaped; status is valid */
+	int status;
+	struct pspawn_arrival a;
+	char *blob; /* owned; the pointers below lead into it */
+	uint32_t blob_bytes, got;
+	const char *path, *cwd, *cgroup, *label, *report, *domains, *argv, *env;
+	const int32_t *fds;
+	char *loader;	/* owned: LD_*, GLIBC_TUNABLES, MALLOC_* strings, one after the other */
+	int domain;	/* index into the table, -1 before placement */
+	int context;	/* index, -1: none */
+	uint32_t slot;
+	char reason[PSPAWN_REASON_LEN]; /* why it was not forked */
+	int64_t forked_us, released_us, entered_us;
+	char core_dir[64];
+};
+
+enum context_state { CONTEXT_STARTING, CONTEXT_READY, CONTEXT_CLIMBING, CONTEXT_CALLED, CONTEXT_SETTLED, CONTEXT_FAILED, CONTEXT_CLOSED };
+
+struct refusal {
+	int fork_point;
+	char reason[PSPAWN_REASON_LEN];
+};
+
+struct context {
+	enum context_state state;
+	struct pspawn_context c;
+	int model; /* the pair that it was made like */
+	int domain;
+	struct pspawn_arena arena;
+	int *members, nmembers; /* owned: pairs of the current vector call */
+	bool leader_ended;
+	long progress;		/* of what is awaited */
+	int64_t progress_us;	/* when it last changed */
+	struct refusal refusals[MAX_REFUSALS];
+	int nrefusals;
+};
+
+enum phase { PHASE_COLLECT, PHASE_CONTEXTS, PHASE_SETTLE };
+
+struct gatherer {
+	int epoll, listener, sigfd;
+	enum phase phase;
+	struct pair **pairs;
+	int npairs, room;
+	struct context **contexts;
+	int ncontexts;
+	struct pspawn_domain domains[MAX_DOMAINS];
+	uint8_t (*masks)[PSPAWN_CPU_BYTES];
+	int ndomains; /* 0: not read yet; < 0: unusable */
+	bool synthetic;
+	char proxy_object[4096];
+	int local_size, arrived; /* of this generation: ranks that have said what they will do */
+	int vector_calls;
+	int64_t last_arrival_us, last_heartbeat_us, zero_us;
+	uint32_t timeout_ms;
+	int outstanding; /* stubs that exec'd a wrapper in which another stub waits */
+	int64_t report_due_us; /* 0: nothing to write */
+	bool report_written;
+};
+
+/* image.c: why this executable cannot become a proxy, or NULL. Static storage. *inner: another stub will come from it. */
+const char *image_refusal(const struct pair *pair, bool *inner);
+
+/* report.c: writes the node's part of the report, if one was asked for. Errors are ignored: no job fails for it. */
+void report_write(const struct gatherer *g);
+
+static inline int64_t now_us(void)
+{
+	return raw_monotonic_us();
+}
+
+#endif

@@ -1,0 +1,145 @@
+/*
+ * image.c - which executables can become a proxy at all: seen from mode bits, ELF header and name.
+ */
+#define _GNU_SOURCE
+#include <elf.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+
+#include "gather.h"
+
+#if defined(__x86_64__)
+#define MACHINE EM_X86_64
+#define LOADER "ld-linux-x86-64.so.2"
+#elif defined(__aarch64__)
+#define MACHINE EM_AARCH64
+#define LOADER "ld-linux-aarch64.so.1"
+#endif
+
+/* Programs that only exec another: a proxy of one would be wasted, and the one behind it not found. */
+static const char *const wrappers[] = {
+	"env",	   "numactl", "taskset", "nice",      "ionice",	 "chrt",   "time",   "timeout",	   "nohup",  "setsid",
+	"stdbuf",  "prlimit", "setpriv", "unshare",   "nsenter", "chroot", "sudo",   "hwloc-bind", "strace", "ltrace",
+	"perf",	   "valgrind", "gdb",	 "rr",	      "catchsegv", "apptainer", "singularity", "podman", "docker", "charliecloud",
+	"ch-run",  "sarus",   "shifter", "enroot",    "sh",	 "bash",   "dash",   "zsh",	   "ksh",    "csh",
+	"tcsh",	   "fish",    "busybox", "script",    "xterm",	 "mpirun", "mpiexec", "srun",	   "pspawn-stub"};
+
+static const char *base_name(const char *path)
+{
+	const char *slash = strrchr(path, '/');
+
+	return slash ? slash + 1 : path;
+}
+
+static bool is_wrapper(const char *path)
+{
+	for (size_t i = 0; i < sizeof wrappers / sizeof *wrappers; i++)
+		if (strcmp(base_name(path), wrappers[i]) == 0)
+			return true;
+	return false;
+}
+
+/* Will the command line itself start another stub? "numactl -m1 pspawn-stub ./app" */
+static bool names_stub(const struct pair *pair)
+{
+	const char *s = pair->argv;
+
+	for (uint32_t i = 0; i < pair->a.key.argc; i++, s += strlen(s) + 1)
+		if (i > 0 && strcmp(base_name(s), "pspawn-stub") == 0)
+			return true;
+	return false;
+}
+
+static const char *elf_refusal(const char *head, size_t n, int fd)
+{
+	static char text[PSPAWN_REASON_LEN];
+	const Elf64_Ehdr *eh = (const Elf64_Ehdr *)head;
+	Elf64_Phdr ph[64];
+
+	if (n < sizeof *eh || memcmp(eh->e_ident, ELFMAG, SELFMAG) != 0)
+		return "not an ELF program";
+	if (eh->e_ident[EI_CLASS] != ELFCLASS64 || eh->e_machine != MACHINE)
+		return "built for another architecture";
+	if (eh->e_phentsize != sizeof *ph || eh->e_phnum > sizeof ph / sizeof *ph)
+		return "unusual ELF program headers";
+	if (pread(fd, ph, eh->e_phnum * sizeof *ph, (off_t)eh->e_phoff) != (ssize_t)(eh->e_phnum * sizeof *ph))
+		return "truncated ELF file";
+	for (int i = 0; i < eh->e_phnum; i++) {
+		char loader[256] = "";
+
+		if (ph[i].p_type != PT_INTERP)
+			continue;
+		if (ph[i].p_filesz >= sizeof loader ||
+		    pread(fd, loader, ph[i].p_filesz, (off_t)ph[i].p_offset) != (ssize_t)ph[i].p_filesz)
+			return "truncated ELF file";
+		if (strcmp(base_name(loader), LOADER) == 0)
+			return NULL;
+		snprintf(text, sizeof text, "uses another C library than glibc (its loader is %.100s)", loader);
+		return text;
+	}
+	return "statically linked";
+}
+
+static const char *script_refusal(const char *head, size_t n, int fd, bool *inner)
+{
+	char body[65536];
+	ssize_t m = pread(fd, body, sizeof body, 0);
+
+	(void)head;
+	(void)n;
+	*inner = m > 0 && memmem(body, (size_t)m, "pspawn-stub", 11) != NULL;
+	return *inner ? "a script that starts pspawn-stub itself"
+		      : "a script (#!): start the program inside it by 'pspawn-stub PROGRAM' to have that forked";
+}
+
+const char *image_refusal(const struct pair *pair, bool *inner)
+{
+	static struct {
+		struct pspawn_key key;
+		char reason[PSPAWN_REASON_LEN];
+		bool refused, known;
+	} last; /* a node starts the same executable many times */
+	char head[4096], capability[64];
+	const char *why = NULL;
+	ssize_t n;
+	int fd;
+
+	*inner = false;
+	if (names_stub(pair)) {
+		*inner = true;
+		return "a wrapper around pspawn-stub";
+	}
+	if (is_wrapper(pair->path))
+		return "a program that only starts another: write '... pspawn-stub PROGRAM' behind it to have that forked";
+	if (last.known && last.key.device == pair->a.key.device && last.key.inode == pair->a.key.inode &&
+	    last.key.mtime_s == pair->a.key.mtime_s && last.key.mtime_ns == pair->a.key.mtime_ns &&
+	    last.key.mode == pair->a.key.mode)
+		return last.refused ? last.reason : NULL;
+	if (pair->a.key.mode & (S_ISUID | S_ISGID)) {
+		why = "set-uid or set-gid";
+	} else if (getxattr(pair->path, "security.capability", capability, sizeof capability) > 0) {
+		why = "has file capabilities";
+	} else {
+		fd = open(pair->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+		if (fd < 0)
+			return "its file is not readable";
+		n = pread(fd, head, sizeof head, 0);
+		if (n >= 2 && head[0] == '#' && head[1] == '!')
+			why = script_refusal(head, (size_t)n, fd, inner);
+		else
+			why = elf_refusal(head, n > 0 ? (size_t)n : 0, fd);
+		close(fd);
+	}
+	if (*inner)
+		return why; /* not remembered: *inner would be lost */
+	last.key = pair->a.key;
+	last.known = true;
+	last.refused = why != NULL;
+	snprintf(last.reason, sizeof last.reason, "%s", why ? why : "");
+	return why;
+}

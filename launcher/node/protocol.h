@@ -1,0 +1,75 @@
+/*
+ * protocol.h - what a stub and its node's gatherer say to each other; docs/protocol.md has the state table.
+ *
+ * One SOCK_SEQPACKET connection per stub, on an abstract address named after uid and the engine's job. Both ends
+ * are the same user's (SO_PEERCRED, checked on both sides) and come from one build. A second socketpair, the
+ * *channel*, leads from the stub to its rank: the stub's descriptors, then the pidfd back, then the release go there.
+ */
+#ifndef PSPAWN_PROTOCOL_H
+#define PSPAWN_PROTOCOL_H
+
+#include "../libpspawn/shared.h"
+
+#define PSPAWN_ARRIVAL_MAGIC 0x70737403u
+#define PSPAWN_CHUNK 32768	    /* bytes of a DATA message; well below net.core.wmem_default */
+#define PSPAWN_BLOB_MAX (16u << 20) /* strings of a stub: the kernel allows argv and environment 6 MiB */
+#define PSPAWN_HEARTBEAT_MS 1000
+#define PSPAWN_LISTENER_FD 3 /* where pspawn-gather finds the listening socket */
+
+enum pspawn_engine { PSPAWN_NO_ENGINE, PSPAWN_OPENMPI, PSPAWN_PRRTE, PSPAWN_HYDRA, PSPAWN_SLURM };
+enum pspawn_bind { PSPAWN_BIND_NONE, PSPAWN_BIND_NUMA, PSPAWN_BIND_CORE };
+
+enum pspawn_option { PSPAWN_REQUIRE = 1, PSPAWN_VERBOSE = 2 };
+
+/* stub -> gatherer */
+enum { STUB_ARRIVE = 1, /* struct pspawn_arrival, with the rank's end of the channel */
+       STUB_DATA,	/* the arrival's strings, in chunks */
+       STUB_COMMIT,	/* from now on this stub never execs */
+};
+
+/* gatherer -> stub */
+enum { GATHER_HEARTBEAT = 1,
+       GATHER_PLAIN,	/* exec the application yourself; reason */
+       GATHER_PREPARED, /* your rank stands at the gate, as do all others: commit and release it; pid */
+       GATHER_STATUS,	/* the rank has ended; wait status; perhaps a directory in which to die with a core flag */
+};
+
+struct gather_msg {
+	uint32_t kind;
+	int32_t pid;
+	int32_t status;
+	char reason[PSPAWN_REASON_LEN];
+};
+
+/* What is consumed before a fork point and cannot be changed in a fork: equal keys share contexts. The strings path,
+ * cwd, cgroup and label and the loader's variables belong to it too. */
+struct pspawn_key {
+	uint64_t device, inode, size;
+	int64_t mtime_s, mtime_ns;
+	uint32_t mode;
+	uint32_t argc, envc;
+	uint32_t uid[4], gid[4]; /* real, effective, saved; [3] unused: 0 */
+	uint64_t groups;	 /* hash of the supplementary groups */
+	uint64_t caps[6];	 /* inheritable, permitted, effective, bounding, ambient; 0 */
+	uint32_t securebits, no_new_privs, seccomp, personality, thp_disable, pad;
+	uint64_t namespaces[7];
+	uint64_t root_device, root_inode;
+	struct raw_rlimit stack; /* RLIMIT_STACK shapes the address space */
+};
+
+struct pspawn_arrival {
+	uint32_t kind, magic;
+	uint32_t engine;
+	int32_t rank, local_rank, local_size;
+	uint32_t fork_point, bind_to, options, timeout_ms;
+	int64_t start_us; /* CLOCK_MONOTONIC at the stub's first instruction */
+	int32_t sid, pgid;
+	uint32_t sigmask_pad;
+	struct pspawn_key key;
+	struct pspawn_settings settings;
+	/* the blob, in this order; every string is terminated and counted with its end */
+	uint32_t path_bytes, cwd_bytes, cgroup_bytes, label_bytes, report_bytes, domains_bytes, argv_bytes, env_bytes;
+	uint32_t nfds; /* int32_t each, ascending, at the end */
+};
+
+#endif

@@ -1,0 +1,166 @@
+/*
+ * report.c - the node's part of the report, as JSON; docs/report.md describes it.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "gather.h"
+
+static void put_string(FILE *f, const char *s)
+{
+	fputc('"', f);
+	for (; *s; s++) {
+		unsigned char c = (unsigned char)*s;
+
+		if (c == '"' || c == '\\')
+			fprintf(f, "\\%c", c);
+		else if (c < 0x20)
+			fprintf(f, "\\u%04x", c);
+		else if (c < 0x80)
+			fputc(c, f);
+		else
+			fprintf(f, "\\udc%02x", c); /* as Python's surrogateescape: any bytes survive */
+	}
+	fputc('"', f);
+}
+
+static void put_us(FILE *f, const struct gatherer *g, const char *name, int64_t us, const char *end)
+{
+	if (us)
+		fprintf(f, "\"%s\": %lld%s", name, (long long)(us - g->zero_us), end);
+	else
+		fprintf(f, "\"%s\": null%s", name, end);
+}
+
+static void put_cpus(FILE *f, const uint8_t *mask)
+{
+	char text[4096];
+
+	pspawn_format_cpu_list(mask, PSPAWN_CPU_BYTES, text, sizeof text);
+	fputs("\"cpus\": ", f);
+	put_string(f, text);
+}
+
+static void put_context(FILE *f, const struct gatherer *g, const struct context *c)
+{
+	fputs("{\"executable\": ", f);
+	put_string(f, g->pairs[c->model]->path);
+	fprintf(f, ", \"numa_node\": %d, \"pid\": %d, \"fork_point\": \"%s\", \"requests\": %d, \"refused\": [",
+		g->domains[c->domain].numa_node, c->c.serving,
+		pspawn_fork_point_name(c->c.fork_point ? c->c.fork_point : PSPAWN_EXEC), c->c.requests);
+	for (int i = 0; i < c->nrefusals; i++) {
+		fprintf(f, "%s{\"fork_point\": \"%s\", \"reason\": ", i ? ", " : "",
+			pspawn_fork_point_name(c->refusals[i].fork_point));
+		put_string(f, c->refusals[i].reason);
+		fputc('}', f);
+	}
+	fputs("], ", f);
+	put_us(f, g, "created_us", c->c.created_us, "}");
+}
+
+static void put_rank(FILE *f, const struct gatherer *g, const struct pair *p)
+{
+	bool forked = p->state == PAIR_COMMITTED || p->state == PAIR_MIRRORED || p->state == PAIR_PREPARED;
+
+	fprintf(f, "{\"rank\": %d, \"pid\": %d, \"stub_pid\": %d, ", p->a.rank, forked ? p->rank_pid : p->stub_pid,
+		p->stub_pid);
+	if (forked)
+		fprintf(f, "\"context\": %d, \"numa_node\": %d, ", p->context, g->domains[p->domain].numa_node);
+	else
+		fputs("\"context\": null, \"numa_node\": null, ", f);
+	put_cpus(f, p->a.settings.cpus);
+	fprintf(f, ", \"launched_by\": \"%s\", \"reason\": ", forked ? "fork" : "exec");
+	if (forked)
+		fputs("null", f);
+	else
+		put_string(f, p->reason);
+	fputs(", ", f);
+	put_us(f, g, "forked_us", forked ? p->forked_us : 0, ", ");
+	put_us(f, g, "released_us", forked ? p->released_us : 0, ", ");
+	put_us(f, g, "entered_us", forked ? p->entered_us : 0, "}");
+}
+
+/* A wrapper's stub and the stub behind it are one rank: the later one tells how it was started. */
+static bool superseded(const struct gatherer *g, int index)
+{
+	for (int i = index + 1; i < g->npairs; i++)
+		if (g->pairs[i]->blob && g->pairs[i]->a.rank == g->pairs[index]->a.rank)
+			return true;
+	return false;
+}
+
+static void put_node(FILE *f, const struct gatherer *g, const char *host)
+{
+	static const char *const engines[] = {"", "openmpi", "prrte", "hydra", "slurm"};
+	const char *comma = "";
+
+	fprintf(f, "{\"version\": 1, \"engine\": \"%s\", \"node\": {\"host\": ", engines[g->pairs[0]->a.engine]);
+	put_string(f, host);
+	fprintf(f, ", \"local_size\": %d, \"vector_calls\": %d, \"zero_us\": %lld, \"domains\": [", g->local_size,
+		g->vector_calls, (long long)g->zero_us);
+	for (int i = 0; i < g->ndomains; i++) {
+		fprintf(f, "%s{\"numa_node\": %d, ", i ? ", " : "", g->domains[i].numa_node);
+		put_cpus(f, g->domains[i].cpus);
+		fputc('}', f);
+	}
+	fputs("],\n \"contexts\": [", f);
+	for (int i = 0; i < g->ncontexts; i++) {
+		fputs(i ? ",\n  " : "\n  ", f);
+		put_context(f, g, g->contexts[i]);
+	}
+	fputs("],\n \"ranks\": [", f);
+	for (int i = 0; i < g->npairs; i++) {
+		if (!g->pairs[i]->blob || superseded(g, i))
+			continue;
+		fprintf(f, "%s\n  ", comma);
+		put_rank(f, g, g->pairs[i]);
+		comma = ",";
+	}
+	fputs("]}}\n", f);
+}
+
+/* Undoes the percent-encoding that keeps the path one word of the engine's agent string. */
+static void decode(const char *s, char *out, size_t size)
+{
+	size_t n = 0;
+	unsigned c;
+
+	while (*s && n + 1 < size) {
+		if (*s == '%' && sscanf(s + 1, "%2x", &c) == 1 && s[1] && s[2]) {
+			out[n++] = (char)c;
+			s += 3;
+		} else {
+			out[n++] = *s++;
+		}
+	}
+	out[n] = 0;
+}
+
+void report_write(const struct gatherer *g)
+{
+	char path[4096], part[4400], temporary[4500], host[256] = "";
+	const struct pair *first = NULL;
+	FILE *f;
+
+	for (int i = 0; i < g->npairs && !first; i++)
+		if (g->pairs[i]->blob && g->pairs[i]->report && *g->pairs[i]->report)
+			first = g->pairs[i];
+	if (!first)
+		return;
+	decode(first->report, path, sizeof path);
+	gethostname(host, sizeof host - 1);
+	snprintf(part, sizeof part, "%s.part-%s-%d", path, host, getpid());
+	snprintf(temporary, sizeof temporary, "%s.tmp", part);
+	umask(first->a.settings.umask);
+	f = fopen(temporary, "we");
+	if (!f)
+		return;
+	put_node(f, g, host);
+	if (fclose(f) != 0 || rename(temporary, part) != 0)
+		unlink(temporary);
+}

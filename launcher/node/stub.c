@@ -1,0 +1,883 @@
+/*
+ * stub.c - pspawn-stub: stands where the engine execs a rank; hands its execution context over and mirrors the rank.
+ *
+ * Static and without libc: a node runs one stub per rank for as long as the rank lives. Until it has committed, every
+ * way out is the plain execve that the engine would have done itself; afterwards it never execs (docs/protocol.md).
+ */
+#include <linux/prctl.h>
+#include <linux/stat.h>
+
+#include "../libpspawn/settings.h"
+#include "engine.h"
+#include "stub_test.h"
+
+#define SIG_BLOCK 0
+#define SIG_SETMASK 2
+#define AF_UNIX 1
+#define SOCK_SEQPACKET_CLOEXEC (5 | RAW_O_CLOEXEC)
+#define SOL_SOCKET 1
+#define SO_PEERCRED 17
+#define SO_SNDTIMEO 21
+#define MAX_FDS 4096
+#define PATH_MAX 4096
+#define DEFAULT_TIMEOUT_MS 10000
+
+struct stub {
+	int argc;
+	char **argv, **envp; /* the application's */
+	const char *app;     /* as typed */
+	char path[PATH_MAX]; /* what to exec */
+	const char *fork_point, *report, *domains, *bind_to, *engine_name, *timeout;
+	int require, verbose, off;
+	struct engine_job job;
+	uint64_t sigmask; /* as the engine left it */
+	struct raw_rlimit nofile;
+	int sock, channel, pidfd, rank_pid, in_group;
+	int fds[MAX_FDS], nfds;
+	int64_t start_us;
+	struct pspawn_arrival arrival;
+	char buffer[PSPAWN_CHUNK + 4];
+	size_t buffered;
+};
+static struct stub stub; /* all zero: no page of it is touched before it is used */
+
+/* gcc may call these even in freestanding code. */
+void *memcpy(void *to, const void *from, size_t n);
+void *memset(void *to, int c, size_t n);
+void *memcpy(void *to, const void *from, size_t n)
+{
+	raw_copy(to, from, n);
+	return to;
+}
+void *memset(void *to, int c, size_t n)
+{
+	volatile unsigned char *p = to;
+
+	while (n--)
+		*p++ = (unsigned char)c;
+	return to;
+}
+
+/* One line on stderr, in one write. */
+static void complain(const char *a, const char *b, const char *c)
+{
+	char line[1024] = "";
+	struct raw_text t = {line, sizeof line - 1, 0};
+
+	raw_put(&t, "pspawn: ");
+	if (stub.job.engine) {
+		raw_put(&t, "rank ");
+		raw_put_num(&t, stub.job.rank);
+		raw_put(&t, ": ");
+	}
+	raw_put(&t, a);
+	raw_put(&t, b);
+	raw_put(&t, c);
+	line[t.at++] = '\n';
+	sys_write(2, line, t.at);
+}
+
+static const char *error_text(long err)
+{
+	switch (-err) {
+	case ENOENT:
+		return "No such file or directory";
+	case EACCES:
+		return "Permission denied";
+	case ENOEXEC:
+		return "Exec format error";
+	case ENOTDIR:
+		return "Not a directory";
+	case EISDIR:
+		return "Is a directory";
+	case ENOMEM:
+		return "Cannot allocate memory";
+	case E2BIG:
+		return "Argument list too long";
+	case ELOOP:
+		return "Too many levels of symbolic links";
+	default:
+		return "cannot be executed";
+	}
+}
+
+/* The plain launch. Everything opened here is close-on-exec, so exec undoes it; the rest is put back by hand. */
+static void __attribute__((noreturn)) exec_plainly(void)
+{
+	long ret;
+
+	if (stub.nofile.max)
+		sys_prlimit(7 /* RLIMIT_NOFILE */, &stub.nofile, NULL);
+	sys_sigmask(SIG_SETMASK, &stub.sigmask, NULL);
+	ret = sys3(__NR_execve, stub.path, stub.argv, stub.envp);
+	if (ret == -ENOEXEC && stub.job.engine == PSPAWN_HYDRA && stub.argc < 4000) {
+		/* Hydra uses execvp(3), which gives a file without an interpreter line to the shell. */
+		char *shell_argv[4096] = {"sh", stub.path};
+
+		for (int i = 1; i <= stub.argc; i++)
+			shell_argv[i + 1] = stub.argv[i];
+		sys3(__NR_execve, "/bin/sh", shell_argv, stub.envp);
+	}
+	complain("cannot start ", stub.app, ": ");
+	complain(stub.path, ": ", error_text(ret));
+	sys_exit(ret == -ENOENT ? 127 : 126);
+}
+
+static void __attribute__((noreturn)) launch_plainly(const char *why)
+{
+	if (stub.require) {
+		complain("not launched, because --pspawn-require forbids a plain launch: ", why, "");
+		sys_exit(1);
+	}
+	if (stub.verbose && why)
+		complain("launched plainly: ", why, "");
+	exec_plainly();
+}
+
+/* ---- arguments ---- */
+
+static int take_option(const char *arg, const char *name, const char **value)
+{
+	size_t len = raw_strlen(name);
+
+	if (!raw_starts(arg, name) || arg[len] != '=')
+		return 0;
+	*value = arg + len + 1;
+	return 1;
+}
+
+static int is_true(const char *s)
+{
+	return s && *s && !raw_streq(s, "0");
+}
+
+static void __attribute__((noreturn)) usage(int code)
+{
+	static const char text[] =
+		"Usage: pspawn-stub [OPTIONS] [--] APPLICATION [ARGUMENT...]\n"
+		"\n"
+		"Starts a rank of APPLICATION as a fork of a proxy that all ranks of the node share; plainly wherever\n"
+		"that cannot be done. Started by pspawn-mpirun and srun --pspawn; by hand behind a wrapper:\n"
+		"    mpirun -n 64 numactl -m1 pspawn-stub ./app\n"
+		"\n"
+		"  --pspawn-fork-point=auto|exec|preinit|main   --pspawn-bind-to=none|numa|core\n"
+		"  --pspawn-report=FILE  --pspawn-require  --pspawn-timeout=SECONDS  --pspawn-verbose\n"
+		"  --pspawn-engine=openmpi|prrte|hydra|slurm    --pspawn-domains=CPUS;CPUS...\n"
+		"Each is also read from the environment (PSPAWN_FORK_POINT=main ...); PSPAWN=0 turns all off.\n";
+
+	sys_write(code ? 2 : 1, text, sizeof text - 1);
+	sys_exit(code);
+}
+
+static void parse_arguments(int argc, char **argv, char **envp)
+{
+	const char *off = engine_getenv(envp, "PSPAWN");
+	int i = 1;
+
+	stub.envp = envp;
+	stub.off = off && raw_streq(off, "0");
+	stub.fork_point = engine_getenv(envp, "PSPAWN_FORK_POINT");
+	stub.report = engine_getenv(envp, "PSPAWN_REPORT");
+	stub.domains = engine_getenv(envp, "PSPAWN_DOMAINS");
+	stub.bind_to = engine_getenv(envp, "PSPAWN_BIND_TO");
+	stub.engine_name = engine_getenv(envp, "PSPAWN_ENGINE");
+	stub.timeout = engine_getenv(envp, "PSPAWN_TIMEOUT");
+	stub.require = is_true(engine_getenv(envp, "PSPAWN_REQUIRE"));
+	stub.verbose = is_true(engine_getenv(envp, "PSPAWN_VERBOSE"));
+	for (; i < argc && raw_starts(argv[i], "--"); i++) {
+		if (raw_streq(argv[i], "--")) {
+			i++;
+			break;
+		}
+		if (raw_streq(argv[i], "--help"))
+			usage(0);
+		if (raw_streq(argv[i], "--pspawn-require"))
+			stub.require = 1;
+		else if (raw_streq(argv[i], "--pspawn-verbose"))
+			stub.verbose = 1;
+		else if (!take_option(argv[i], "--pspawn-fork-point", &stub.fork_point) &&
+			 !take_option(argv[i], "--pspawn-report", &stub.report) &&
+			 !take_option(argv[i], "--pspawn-domains", &stub.domains) &&
+			 !take_option(argv[i], "--pspawn-bind-to", &stub.bind_to) &&
+			 !take_option(argv[i], "--pspawn-engine", &stub.engine_name) &&
+			 !take_option(argv[i], "--pspawn-timeout", &stub.timeout)) {
+			complain("pspawn-stub: unknown option ", argv[i], "; see pspawn-stub --help");
+			sys_exit(2);
+		}
+	}
+	if (i >= argc)
+		usage(2);
+	stub.argc = argc - i;
+	stub.argv = argv + i;
+	stub.app = argv[i];
+}
+
+static uint32_t choose(const char *value, const char *const *names, const char *option)
+{
+	if (!value || !*value)
+		return 0;
+	for (uint32_t i = 0; names[i]; i++)
+		if (raw_streq(value, names[i]))
+			return i;
+	complain("pspawn-stub: bad value for ", option, value);
+	sys_exit(2);
+}
+
+/* The variable that made the engine start this stub must not reach the rank. */
+static void remove_agent_variable(void)
+{
+	static const char *const names[] = {"OMPI_MCA_orte_fork_agent=", "PRTE_MCA_odls_base_exec_agent="};
+
+	for (size_t n = 0; n < sizeof names / sizeof *names; n++) {
+		char **to = stub.envp;
+
+		for (char **from = stub.envp; *from; from++) {
+			int ours = 0;
+
+			if (raw_starts(*from, names[n]))
+				for (const char *s = *from; *s; s++)
+					ours |= raw_starts(s, "pspawn-stub");
+			if (!ours)
+				*to++ = *from;
+		}
+		*to = NULL;
+	}
+}
+
+/* ---- the application ---- */
+
+static int executable_file(const char *path, struct statx *st)
+{
+	long ret = sys5(__NR_statx, RAW_AT_FDCWD, path, 0, STATX_BASIC_STATS, st);
+
+	if (ret < 0)
+		return (int)ret;
+	if ((st->stx_mode & 0170000) != 0100000)
+		return -EACCES;
+	ret = sys3(__NR_faccessat, RAW_AT_FDCWD, path, 1 /* X_OK */);
+	return (int)ret;
+}
+
+/* As execvp(3), which the engines use or imitate: a name without a slash is looked for on PATH. */
+static int find_application(struct statx *st)
+{
+	const char *path = engine_getenv(stub.envp, "PATH"), *s = stub.app;
+	int slash = 0, err = -ENOENT;
+
+	for (; *s; s++)
+		slash |= *s == '/';
+	if (slash || !*stub.app) {
+		struct raw_text t = {stub.path, sizeof stub.path, 0};
+
+		raw_put(&t, stub.app);
+		return executable_file(stub.path, st);
+	}
+	for (s = path ? path : "/bin:/usr/bin"; *s;) {
+		struct raw_text t = {stub.path, sizeof stub.path, 0};
+		char one[2] = {0, 0};
+		int ret;
+
+		stub.path[0] = 0;
+		for (; *s && *s != ':'; s++) {
+			one[0] = *s;
+			raw_put(&t, one);
+		}
+		if (t.at)
+			raw_put(&t, "/");
+		raw_put(&t, stub.app);
+		ret = executable_file(stub.path, st);
+		if (ret == 0)
+			return 0;
+		if (ret == -EACCES)
+			err = ret;
+		if (*s == ':')
+			s++;
+	}
+	struct raw_text t = {stub.path, sizeof stub.path, 0};
+
+	raw_put(&t, stub.app);
+	return err;
+}
+
+/* ---- the execution context ---- */
+
+struct entry { /* linux_dirent64 */
+	uint64_t ino, off;
+	unsigned short len;
+	unsigned char type;
+	char name[];
+};
+
+static int list_fds(void)
+{
+	char buf[4096] __attribute__((aligned(8)));
+	long dir = sys_open("/proc/self/fd", RAW_O_RDONLY | RAW_O_CLOEXEC), n;
+
+	if (dir < 0)
+		return (int)dir;
+	stub.nfds = 0;
+	while ((n = sys3(__NR_getdents64, dir, buf, sizeof buf)) > 0)
+		for (long at = 0; at < n;) {
+			struct entry *e = (struct entry *)(buf + at);
+			long fd = raw_atol(e->name);
+			int i;
+
+			at += e->len;
+			if (fd < 0 || fd == dir)
+				continue;
+			if (stub.nfds == MAX_FDS) {
+				sys_close((int)dir);
+				return -EMFILE;
+			}
+			for (i = stub.nfds++; i > 0 && stub.fds[i - 1] > fd; i--) /* the kernel lists them in order */
+				stub.fds[i] = stub.fds[i - 1];
+			stub.fds[i] = (int)fd;
+		}
+	sys_close((int)dir);
+	return n < 0 ? (int)n : 0;
+}
+
+static void take_namespaces(uint64_t *out)
+{
+	static const char *const names[] = {"/proc/self/ns/mnt",  "/proc/self/ns/user", "/proc/self/ns/pid",
+					    "/proc/self/ns/uts",  "/proc/self/ns/ipc",	"/proc/self/ns/cgroup",
+					    "/proc/self/ns/time"};
+	struct statx st;
+
+	for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+		out[i] = sys5(__NR_statx, RAW_AT_FDCWD, names[i], 0, STATX_INO, &st) == 0 ? st.stx_ino : 0;
+}
+
+static void take_identity(struct pspawn_key *key)
+{
+	struct {
+		uint32_t version;
+		int pid;
+	} head = {0x20080522, 0}; /* _LINUX_CAPABILITY_VERSION_3 */
+	uint32_t caps[6] = {0};
+	int groups[1024];
+	long n = sys2(__NR_getgroups, 1024, groups);
+
+	sys3(__NR_getresuid, &key->uid[0], &key->uid[1], &key->uid[2]);
+	sys3(__NR_getresgid, &key->gid[0], &key->gid[1], &key->gid[2]);
+	key->groups = n > 0 ? engine_hash(0, groups, (size_t)n * sizeof *groups) : 0;
+	sys2(__NR_capget, &head, caps); /* effective, permitted, inheritable; then the upper halves */
+	for (int i = 0; i < 3; i++)
+		key->caps[i] = caps[i] | (uint64_t)caps[i + 3] << 32;
+	for (int cap = 0; cap < 64; cap++) {
+		long bounding = sys_prctl(PR_CAPBSET_READ, (unsigned long)cap, 0, 0, 0);
+
+		if (bounding < 0)
+			break;
+		key->caps[3] |= (uint64_t)bounding << cap;
+		if (sys_prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_IS_SET, (unsigned long)cap, 0, 0) == 1)
+			key->caps[4] |= 1ull << cap;
+	}
+	key->securebits = (uint32_t)sys_prctl(PR_GET_SECUREBITS, 0, 0, 0, 0);
+	key->no_new_privs = (uint32_t)sys_prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0);
+	key->seccomp = (uint32_t)sys_prctl(PR_GET_SECCOMP, 0, 0, 0, 0);
+	key->personality = (uint32_t)sys1(__NR_personality, 0xffffffff);
+	key->thp_disable = (uint32_t)sys_prctl(PR_GET_THP_DISABLE, 0, 0, 0, 0);
+}
+
+static void take_key(struct pspawn_key *key, const struct statx *app)
+{
+	struct statx root;
+
+	key->device = (uint64_t)app->stx_dev_major << 32 | app->stx_dev_minor;
+	key->inode = app->stx_ino;
+	key->size = app->stx_size;
+	key->mtime_s = app->stx_mtime.tv_sec;
+	key->mtime_ns = app->stx_mtime.tv_nsec;
+	key->mode = app->stx_mode;
+	key->argc = (uint32_t)stub.argc;
+	for (key->envc = 0; stub.envp[key->envc]; key->envc++)
+		;
+	take_identity(key);
+	take_namespaces(key->namespaces);
+	if (sys5(__NR_statx, RAW_AT_FDCWD, "/", 0, STATX_INO, &root) == 0) {
+		key->root_device = (uint64_t)root.stx_dev_major << 32 | root.stx_dev_minor;
+		key->root_inode = root.stx_ino;
+	}
+	key->stack = stub.arrival.settings.rlimits[3 /* RLIMIT_STACK */];
+}
+
+/* What survives an exec but not a fork, or cannot be handed over: a reason to exec, or NULL. */
+static const char *cannot_hand_over(void)
+{
+	int value = 0;
+
+	sys_prctl(PR_GET_PDEATHSIG, (unsigned long)&value, 0, 0, 0);
+	if (value)
+		return "the launcher set a parent-death signal";
+	sys_prctl(PR_GET_CHILD_SUBREAPER, (unsigned long)&value, 0, 0, 0);
+	if (value)
+		return "the process is a child subreaper";
+	for (int which = 0; which < 3; which++) {
+		uint64_t timer[4] = {0, 0, 0, 0};
+
+		sys2(__NR_getitimer, which, timer);
+		if (timer[0] | timer[1] | timer[2] | timer[3])
+			return "an interval timer is running";
+	}
+	if (stub.arrival.settings.sched_policy & 0x40000000 || stub.arrival.settings.sched_policy == 6)
+		return "its scheduling policy cannot be inherited";
+	return NULL;
+}
+
+/* ---- meeting the gatherer ---- */
+
+struct address {
+	uint16_t family;
+	char path[108];
+};
+
+static int make_address(struct address *a)
+{
+	struct raw_text t = {a->path + 1, sizeof a->path - 1, 0};
+	struct {
+		char sysname[65], nodename[65], rest[65 * 4];
+	} uts;
+
+	raw_zero(a, sizeof *a);
+	raw_zero(&uts, sizeof uts);
+	sys1(__NR_uname, &uts);
+	a->family = AF_UNIX;
+	raw_put(&t, "pspawn-");
+	raw_put_num(&t, (int64_t)sys0(__NR_getuid));
+	raw_put(&t, "-");
+	raw_put_hex(&t, engine_hash_string(stub.job.identity, uts.nodename), 16);
+	return (int)(2 + 1 + t.at);
+}
+
+/* Starts pspawn-gather with the listening socket, detached from the engine: not its child, in a group of its own. */
+static void start_gatherer(int listener)
+{
+	char path[PATH_MAX];
+	struct raw_text t = {path, sizeof path, 0};
+	char *argv[2] = {path, NULL};
+	long n = sys4(__NR_readlinkat, RAW_AT_FDCWD, "/proc/self/exe", path, sizeof path - 1), pid;
+
+	if (n <= 0)
+		return;
+	for (int slashes = 0; n > 0 && slashes < 2; n--)
+		slashes += path[n - 1] == '/';
+	t.at = (size_t)n;
+	raw_put(&t, "/libexec/pspawn/pspawn-gather");
+	pid = sys5(__NR_clone, 17 /* SIGCHLD */, 0, 0, 0, 0);
+	if (pid > 0)
+		sys4(__NR_wait4, pid, NULL, 0x40000000 /* __WALL */, NULL);
+	if (pid != 0)
+		return;
+	/* Hydra gives each stub a session; the gatherer must not live in the session of one of them. */
+	if (sys0(__NR_getppid) && sys1(__NR_getsid, 0) == sys0(__NR_getppid))
+		sys0(__NR_setsid);
+	else
+		sys2(__NR_setpgid, 0, 0);
+	pid = sys5(__NR_clone, 17, 0, 0, 0, 0);
+	if (pid != 0)
+		sys_exit(0);
+	long null = sys_open("/dev/null", RAW_O_RDWR | RAW_O_CLOEXEC);
+	long high = sys_fcntl(listener, RAW_F_DUPFD_CLOEXEC, PSPAWN_LISTENER_FD + 1);
+
+	if (null < 0 || high < 0)
+		sys_exit(1);
+	null = sys_fcntl((int)null, RAW_F_DUPFD_CLOEXEC, PSPAWN_LISTENER_FD + 1);
+	for (int fd = 0; fd < 3; fd++)
+		sys_dup3((int)null, fd, 0);
+	sys_dup3((int)high, PSPAWN_LISTENER_FD, 0);
+	raw_close_range(PSPAWN_LISTENER_FD + 1, ~0u, (unsigned)(high > null ? high : null) + 4);
+	sys3(__NR_execve, path, argv, stub.envp);
+	sys_exit(1);
+}
+
+/* Connects to the gatherer, which the first stub to bind starts. 0, or a negative errno. */
+static int meet_gatherer(void)
+{
+	struct address address;
+	int len = make_address(&address);
+	long ret = -ECONNREFUSED;
+
+	for (int attempt = 0; attempt < 200; attempt++) {
+		long sock = sys3(__NR_socket, AF_UNIX, SOCK_SEQPACKET_CLOEXEC, 0);
+
+		if (sock < 0)
+			return (int)sock;
+		struct raw_timespec patience = {5, 0};
+
+		sys5(__NR_setsockopt, sock, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
+		ret = sys3(__NR_connect, sock, &address, len);
+		if (ret == 0) {
+			stub.sock = (int)sock;
+			return 0;
+		}
+		sys_close((int)sock);
+		if (ret != -ECONNREFUSED && ret != -EINTR)
+			return (int)ret;
+		sock = sys3(__NR_socket, AF_UNIX, SOCK_SEQPACKET_CLOEXEC, 0);
+		if (sock < 0)
+			return (int)sock;
+		if (sys3(__NR_bind, sock, &address, len) == 0 && sys2(__NR_listen, sock, 4096) == 0)
+			start_gatherer((int)sock);
+		else
+			raw_sleep_ms(1); /* somebody is between bind and listen */
+		sys_close((int)sock);
+	}
+	return (int)ret;
+}
+
+/* The other end must be the same user's: the name can be taken by anybody. */
+static int gatherer_is_ours(void)
+{
+	struct {
+		int pid;
+		uint32_t uid, gid;
+	} cred = {0, ~0u, ~0u};
+	unsigned len = sizeof cred;
+
+	return sys5(__NR_getsockopt, stub.sock, SOL_SOCKET, SO_PEERCRED, &cred, &len) == 0 &&
+	       cred.uid == (uint32_t)sys0(__NR_geteuid);
+}
+
+static long flush(void)
+{
+	uint32_t kind = STUB_DATA;
+	long ret = 0;
+
+	if (stub.buffered) {
+		raw_copy(stub.buffer, &kind, sizeof kind);
+		ret = raw_send(stub.sock, stub.buffer, stub.buffered + sizeof kind, NULL, 0, 0);
+	}
+	stub.buffered = 0;
+	return ret;
+}
+
+static long put(const void *data, size_t len)
+{
+	const char *p = data;
+
+	while (len > 0) {
+		size_t n = PSPAWN_CHUNK - stub.buffered;
+		long ret;
+
+		if (n > len)
+			n = len;
+		raw_copy(stub.buffer + sizeof(uint32_t) + stub.buffered, p, n);
+		stub.buffered += n;
+		p += n;
+		len -= n;
+		if (stub.buffered == PSPAWN_CHUNK && (ret = flush()) < 0)
+			return ret;
+	}
+	return 0;
+}
+
+static uint32_t strings_bytes(char **strings)
+{
+	size_t total = 0;
+
+	for (; *strings; strings++)
+		total += raw_strlen(*strings) + 1;
+	return total > PSPAWN_BLOB_MAX ? PSPAWN_BLOB_MAX : (uint32_t)total;
+}
+
+/* Sends the execution context: the arrival with the rank's end of the channel, its strings, and, into the channel,
+ * the descriptors, which wait there for the rank. */
+static const char *arrive(void)
+{
+	static const char *const fork_points[] = {"auto", "exec", "preinit", "main", NULL};
+	static const char *const binds[] = {"none", "numa", "core", NULL};
+	static char cwd[PATH_MAX], cgroup[8192], label[1024];
+	struct pspawn_arrival *a = &stub.arrival;
+	int pair[2] = {-1, -1};
+	long n, ret;
+
+	a->kind = STUB_ARRIVE;
+	a->magic = PSPAWN_ARRIVAL_MAGIC;
+	a->engine = stub.job.engine;
+	a->rank = stub.job.rank;
+	a->local_rank = stub.job.local_rank;
+	a->local_size = stub.job.local_size;
+	a->fork_point = choose(stub.fork_point, fork_points, "--pspawn-fork-point: ");
+	a->bind_to = choose(stub.bind_to, binds, "--pspawn-bind-to: ");
+	a->options = (stub.require ? PSPAWN_REQUIRE : 0) | (stub.verbose ? PSPAWN_VERBOSE : 0);
+	n = stub.timeout ? raw_atol(stub.timeout) : -1;
+	a->timeout_ms = n > 0 && n < 86400 ? (uint32_t)n * 1000 : DEFAULT_TIMEOUT_MS;
+	a->start_us = stub.start_us;
+	a->sid = (int32_t)sys1(__NR_getsid, 0);
+	a->pgid = (int32_t)sys1(__NR_getpgid, 0);
+	n = sys2(__NR_getcwd, cwd, sizeof cwd);
+	if (n <= 0 || cwd[0] != '/')
+		return "the working directory has no name";
+	a->path_bytes = (uint32_t)raw_strlen(stub.path) + 1;
+	a->cwd_bytes = (uint32_t)n;
+	n = raw_read_file("/proc/self/cgroup", cgroup, sizeof cgroup);
+	a->cgroup_bytes = (n > 0 ? (uint32_t)n : 0) + 1;
+	n = raw_read_file("/proc/self/attr/current", label, sizeof label);
+	a->label_bytes = (n > 0 ? (uint32_t)n : 0) + 1;
+	a->report_bytes = (stub.report ? (uint32_t)raw_strlen(stub.report) : 0) + 1;
+	a->domains_bytes = (stub.domains ? (uint32_t)raw_strlen(stub.domains) : 0) + 1;
+	a->argv_bytes = strings_bytes(stub.argv);
+	a->env_bytes = strings_bytes(stub.envp);
+	a->nfds = (uint32_t)stub.nfds;
+	if (a->argv_bytes + a->env_bytes >= PSPAWN_BLOB_MAX)
+		return "arguments and environment are too large";
+	ret = sys4(__NR_socketpair, AF_UNIX, SOCK_SEQPACKET_CLOEXEC, 0, pair);
+	if (ret < 0)
+		return "no socket for the channel";
+	stub.channel = pair[0];
+	ret = raw_send(stub.sock, a, sizeof *a, &pair[1], 1, 0);
+	sys_close(pair[1]);
+	for (int i = 0; ret >= 0 && i < stub.nfds; i += RAW_MAX_FDS)
+		ret = raw_send(stub.channel, "F", 1, stub.fds + i,
+			       stub.nfds - i < RAW_MAX_FDS ? stub.nfds - i : RAW_MAX_FDS, RAW_MSG_DONTWAIT);
+	if (ret < 0)
+		return ret == -ETOOMANYREFS || ret == -EAGAIN ? "too many descriptors are in flight"
+							      : "the gatherer does not take the descriptors";
+	if ((ret = put(stub.path, a->path_bytes)) < 0 || (ret = put(cwd, a->cwd_bytes)) < 0 ||
+	    (ret = put(cgroup, a->cgroup_bytes)) < 0 || (ret = put(label, a->label_bytes)) < 0 ||
+	    (ret = put(stub.report ? stub.report : "", a->report_bytes)) < 0 ||
+	    (ret = put(stub.domains ? stub.domains : "", a->domains_bytes)) < 0)
+		return "the gatherer is gone";
+	for (char **s = stub.argv; *s && ret >= 0; s++)
+		ret = put(*s, raw_strlen(*s) + 1);
+	for (char **s = stub.envp; *s && ret >= 0; s++)
+		ret = put(*s, raw_strlen(*s) + 1);
+	if (ret < 0 || put(stub.fds, (size_t)stub.nfds * sizeof *stub.fds) < 0 || flush() < 0)
+		return "the gatherer is gone";
+	return NULL;
+}
+
+/* Waits for the gatherer's word. Its heartbeats mean that it works; silence for the deadline means a plain launch. */
+static const char *await_prepared(struct gather_msg *msg)
+{
+	int64_t heard = raw_monotonic_us();
+
+	for (;;) {
+		struct raw_pollfd wait = {stub.sock, RAW_POLLIN, 0};
+		int64_t left = (int64_t)stub.arrival.timeout_ms - (raw_monotonic_us() - heard) / 1000;
+		long n = sys_poll(&wait, 1, left > 0 ? left : 0);
+
+		if (n == -EINTR)
+			continue;
+		if (n == 0)
+			return "the gatherer was silent for longer than the deadline";
+		n = raw_recv(stub.sock, msg, sizeof *msg, NULL, NULL, RAW_MSG_DONTWAIT);
+		if (n == -EAGAIN)
+			continue;
+		if (n != sizeof *msg)
+			return "the gatherer died";
+		heard = raw_monotonic_us();
+		msg->reason[sizeof msg->reason - 1] = 0;
+		if (msg->kind == GATHER_PLAIN)
+			return msg->reason;
+		if (msg->kind == GATHER_PREPARED)
+			return NULL;
+	}
+}
+
+/* ---- the rank's life ---- */
+
+static void signal_rank(int sig)
+{
+	if (stub.pidfd < 0 || sys4(__NR_pidfd_send_signal, stub.pidfd, sig, NULL, 0) == -ENOSYS)
+		sys_kill(stub.rank_pid, sig);
+}
+
+static void forward_pending(int sigfd, int forward)
+{
+	struct {
+		uint32_t signo;
+		char rest[124];
+	} info;
+
+	while (sys_read(sigfd, &info, sizeof info) == (long)sizeof info)
+		if (forward && info.signo != 17 /* SIGCHLD */)
+			signal_rank((int)info.signo);
+}
+
+/* Takes the rank's own pidfd from the channel, so that no pid is ever trusted to be still the same process. */
+static void take_pidfd(void)
+{
+	struct raw_pollfd wait = {stub.channel, RAW_POLLIN, 0};
+	int nfds = 1, fd = -1;
+	char byte;
+
+	if (sys_poll(&wait, 1, 2000) > 0 &&
+	    raw_recv(stub.channel, &byte, 1, &fd, &nfds, 0x40000000 /* MSG_CMSG_CLOEXEC */ | RAW_MSG_DONTWAIT) == 1 &&
+	    nfds == 1)
+		stub.pidfd = fd;
+}
+
+/*
+ * The point of no return. Signals that came while the rank was being made are passed on first: it has them blocked
+ * at the gate, so one that it got through the process group as well is delivered once.
+ */
+static int commit(void)
+{
+	uint32_t kind = STUB_COMMIT;
+	uint64_t all = ~0ull;
+	int sigfd = (int)sys4(__NR_signalfd4, -1, &all, 8, RAW_O_CLOEXEC | 04000 /* SFD_NONBLOCK */);
+
+	take_pidfd();
+	if (sigfd < 0)
+		launch_plainly("no signalfd");
+	STUB_TEST_STOP("prepared");
+	if (raw_send(stub.sock, &kind, sizeof kind, NULL, 0, RAW_MSG_DONTWAIT) < 0)
+		launch_plainly("the gatherer died");
+	STUB_TEST_STOP("committed");
+	forward_pending(sigfd, 1);
+	raw_send(stub.channel, "R", 1, NULL, 0, RAW_MSG_DONTWAIT);
+	STUB_TEST_STOP("released");
+	return sigfd;
+}
+
+/* Lets go of everything that only the rank must hold now: engines wait for end of file on its output. */
+static void detach(int *sigfd)
+{
+	int keep[4] = {stub.sock, stub.pidfd, *sigfd, stub.job.keep_fd}, n = 4;
+	unsigned from = 0;
+
+	for (int i = 0; i < n; i++) /* insertion sort of four */
+		for (int k = i; k > 0 && keep[k - 1] > keep[k]; k--) {
+			int swap = keep[k];
+
+			keep[k] = keep[k - 1];
+			keep[k - 1] = swap;
+		}
+	for (int i = 0; i < n; i++) {
+		if (keep[i] < 0)
+			continue;
+		if ((unsigned)keep[i] > from)
+			raw_close_range(from, (unsigned)keep[i] - 1, MAX_FDS + 16);
+		from = (unsigned)keep[i] + 1;
+	}
+	raw_close_range(from, ~0u, from + MAX_FDS + 16);
+	stub.channel = -1;
+	sys_open("/dev/null", RAW_O_RDWR);
+	while (sys_fcntl(0, 1030, 0) >= 0 && sys_fcntl(2, 1 /* F_GETFD */, 0) < 0)
+		;
+	sys1(__NR_chdir, "/");
+}
+
+/* Ends as the rank ended. A core flag needs a core: the gatherer lends a directory for it, and empties it again. */
+static void __attribute__((noreturn)) mirror(int status, int core_dir)
+{
+	int sig = status & 0x7f;
+	struct raw_rlimit core = {0, 0};
+	uint64_t none = 0, action[4] = {0, 0, 0, 0};
+
+	if (sig == 0)
+		sys_exit(status >> 8 & 0xff);
+	sys_prlimit(4 /* RLIMIT_CORE */, NULL, &core);
+	core.cur = 0;
+	if (status & 0x80 && core_dir >= 0 && sys1(__NR_fchdir, core_dir) == 0)
+		core.cur = core.max < 4096 ? core.max : 4096; /* the least that sets the flag (fs/binfmt_elf.c) */
+	sys_prlimit(4, &core, NULL);
+	sys4(__NR_rt_sigaction, sig, action, NULL, 8);
+	sys_kill(sys_getpid(), sig);
+	sys_sigmask(SIG_SETMASK, &none, NULL);
+	sys_exit(128 + sig);
+}
+
+static void __attribute__((noreturn)) follow(int sigfd)
+{
+	struct gather_msg msg;
+
+	for (;;) {
+		struct raw_pollfd wait[2] = {{stub.sock, RAW_POLLIN, 0}, {sigfd, RAW_POLLIN, 0}};
+		int core_dir = -1, nfds = 1;
+		long n = sys_poll(wait, 2, -1);
+
+		if (n == -EINTR)
+			continue;
+		if (wait[1].revents)
+			forward_pending(sigfd, !stub.in_group);
+		if (!wait[0].revents)
+			continue;
+		n = raw_recv(stub.sock, &msg, sizeof msg, &core_dir, &nfds, RAW_MSG_DONTWAIT);
+		if (n == -EAGAIN)
+			continue;
+		if (n != sizeof msg) {
+			/* without a gatherer nobody can tell how the rank ends: the pair ends here */
+			signal_rank(9);
+			mirror(9, -1);
+		}
+		if (msg.kind == GATHER_STATUS)
+			mirror(msg.status, nfds == 1 ? core_dir : -1);
+	}
+}
+
+void stub_main(long *stack);
+void stub_main(long *stack)
+{
+	static const char *const engines[] = {"", "openmpi", "prrte", "hydra", "slurm", NULL};
+	int argc = (int)stack[0];
+	char **argv = (char **)(stack + 1), **envp = argv + argc + 1;
+	struct gather_msg msg;
+	struct statx app;
+	const char *why;
+	uint64_t all = ~0ull;
+	uint32_t engine;
+	int found;
+
+	stub.start_us = raw_monotonic_us();
+	stub.sock = stub.channel = stub.pidfd = -1;
+	parse_arguments(argc, argv, envp);
+	remove_agent_variable();
+	sys_sigmask(SIG_BLOCK, NULL, &stub.sigmask);
+	found = find_application(&app);
+	engine = choose(stub.engine_name, engines, "--pspawn-engine: ");
+	if (engine == PSPAWN_NO_ENGINE) {
+		if (openmpi_job(envp, &stub.job) < 0 && hydra_job(envp, &stub.job) < 0 && slurm_job(envp, &stub.job) < 0)
+			stub.job.engine = PSPAWN_NO_ENGINE;
+	} else if ((engine == PSPAWN_HYDRA	 ? hydra_job
+		    : engine == PSPAWN_SLURM ? slurm_job
+					     : openmpi_job)(envp, &stub.job) < 0) {
+		stub.job.engine = PSPAWN_NO_ENGINE;
+	}
+	if (stub.off || found < 0)
+		exec_plainly();
+	if (stub.job.engine == PSPAWN_NO_ENGINE)
+		launch_plainly("not started by a launcher that pspawn knows (no OMPI_, PMI_ or SLURM_ variables)");
+	sys_sigmask(SIG_BLOCK, &all, NULL);
+	if (list_fds() < 0)
+		launch_plainly("/proc/self/fd is not readable or lists too many descriptors");
+	pspawn_take_settings(&stub.arrival.settings);
+	stub.arrival.settings.sigmask = stub.sigmask;
+	stub.nofile = stub.arrival.settings.rlimits[7];
+	if (stub.nofile.cur < stub.nofile.max) { /* the kernel bounds descriptors in flight by it */
+		struct raw_rlimit more = {stub.nofile.max, stub.nofile.max};
+
+		sys_prlimit(7, &more, NULL);
+	}
+	why = cannot_hand_over();
+	if (why)
+		launch_plainly(why);
+	take_key(&stub.arrival.key, &app);
+	STUB_TEST_STOP("started");
+	if (meet_gatherer() < 0)
+		launch_plainly("the gatherer cannot be reached");
+	if (!gatherer_is_ours())
+		launch_plainly("another user holds the gatherer's address");
+	STUB_TEST_STOP("connected");
+	why = arrive();
+	if (why)
+		launch_plainly(why);
+	STUB_TEST_STOP("arrived");
+	why = await_prepared(&msg);
+	if (why)
+		launch_plainly(why);
+	stub.rank_pid = msg.pid;
+	stub.in_group = stub.arrival.sid != sys_getpid();
+	int sigfd = commit();
+
+	detach(&sigfd);
+	follow(sigfd);
+}
+
+#if defined(__x86_64__)
+__asm__(".globl _start\n_start:\n\txor %ebp,%ebp\n\tmov %rsp,%rdi\n\tand $-16,%rsp\n\tcall stub_main\n\thlt\n");
+#elif defined(__aarch64__)
+__asm__(".globl _start\n_start:\n\tmov x29,#0\n\tmov x30,#0\n\tmov x0,sp\n\tbl stub_main\n");
+#endif

@@ -1,0 +1,21 @@
+/*
+ * stub_test.h - in builds with -DPSPAWN_TEST only: stop in a named state, so that tests can kill or stop there.
+ *
+ * PSPAWN_TEST_STOP=<state> in the environment makes the stub raise SIGSTOP when it gets there; the gatherer has the
+ * same under gather.<state>.
+ */
+#ifndef PSPAWN_STUB_TEST_H
+#define PSPAWN_STUB_TEST_H
+
+#ifdef PSPAWN_TEST
+#define STUB_TEST_STOP(state)                                                           \
+	do {                                                                            \
+		const char *stop_ = engine_getenv(stub.envp, "PSPAWN_TEST_STOP");       \
+		if (stop_ && raw_streq(stop_, "stub." state))                           \
+			sys_kill(sys_getpid(), 19 /* SIGSTOP */);                       \
+	} while (0)
+#else
+#define STUB_TEST_STOP(state) ((void)0)
+#endif
+
+#endif
