@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Optional
 
 from pspawn.engine import ENGINES, HYDRA, EngineError, Launch, Mpirun, StubOptions, command_line, detect, plain
@@ -109,6 +110,9 @@ def main() -> NoReturn:
     except EngineError as error:
         say(str(error))
         leave(error.exit_code)
+    except OSError as error:  # the working directory is gone, and such
+        say(f"{error.filename or 'working directory'}: {error.strerror}")
+        leave(1)
 
 
 def run(words: list[str]) -> NoReturn:
@@ -172,7 +176,8 @@ def prepare(mpirun: Mpirun, args: list[str], options: StubOptions) -> Launch:
     """What to execute so that stubs take the applications' places."""
     stub = stub_path()
     if stub is None:
-        return plain(args, "pspawn-stub is not installed (make -C launcher builds it)")
+        missing = os.environ.get("PSPAWN_STUB") or "pspawn-stub"
+        return plain(args, f"{missing} is not installed (make -C launcher builds pspawn-stub)")
     if mpirun.engine == HYDRA:
         from pspawn.engine import hydra
 
@@ -183,20 +188,18 @@ def prepare(mpirun: Mpirun, args: list[str], options: StubOptions) -> Launch:
 
 
 def stub_path() -> str | None:
-    """pspawn-stub of this installation; PSPAWN_STUB names another, where the nodes have it elsewhere than this host."""
+    """pspawn-stub of this installation, or what PSPAWN_STUB names: the same path on all nodes, this one among them."""
     named = os.environ.get("PSPAWN_STUB")
-    if named:
-        return os.path.abspath(named)
-    installed = os.path.join(
-        os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "_native", "bin", "pspawn-stub"
+    installed = (
+        os.path.abspath(named)
+        if named
+        else os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "_native", "bin", "pspawn-stub")
     )
     return installed if os.access(installed, os.X_OK) else None
 
 
 def execute(mpirun: Mpirun, args: list[str], env: dict[str, str]) -> NoReturn:
     """Become mpirun."""
-    sys.stdout.flush()
-    sys.stderr.flush()
     try:
         os.execve(mpirun.path, [mpirun.argv0, *args], {**os.environ, **env})
     except OSError as error:
@@ -210,11 +213,7 @@ class Reporting:
         self.mpirun = mpirun
         self.command = [PROGRAM, *words]
         self.file = own.report
-        here = os.getcwd()
-        if not self.file and not os.access(here, os.W_OK):
-            here = os.environ.get("TMPDIR", "/tmp")
-        # Without a file the parts need a place too. The working directory is what nodes most likely have in common.
-        self.path = self.file or os.path.join(here, f".pspawn-report-{os.uname().nodename}-{os.getpid()}")
+        self.path = self.file or os.path.join(_common_place(), f".pspawn-report-{os.uname().nodename}-{os.getpid()}")
         directory = os.path.dirname(self.path)
         if not os.path.isdir(directory) or not os.access(directory, os.W_OK | os.X_OK):
             why = "is not writable" if os.path.isdir(directory) else "is no directory"
@@ -226,15 +225,12 @@ class Reporting:
         from pspawn.engine import supervise
 
         self._remove_old_parts()
-        sys.stdout.flush()
-        sys.stderr.flush()
         argv = [self.mpirun.argv0, *launch.args]
         try:
             status = supervise.run(self.mpirun.path, argv, {**os.environ, **launch.env})
         except OSError as error:
             raise EngineError(f"{self.mpirun.path}: {error.strerror}", 126) from None
         self._write(launch, supervise.exit_code(status))
-        sys.stderr.flush()
         supervise.end_like(status)
 
     def _remove_old_parts(self) -> None:
@@ -265,7 +261,7 @@ class Reporting:
             if self.file:
                 report.write(self.file, merged.report)
             else:
-                print(report.table(report.from_dict(merged.report)), file=sys.stderr)
+                to_stderr(report.table(report.from_dict(merged.report)))
             for part in merged.parts:
                 os.unlink(part)
         except report.ReportError as error:
@@ -418,11 +414,24 @@ def own_texts(which: str) -> None:
 
 def say(text: str) -> None:
     """One line on stderr."""
-    try:
-        sys.stderr.write(f"{PROGRAM}: {text}\n")
-        sys.stderr.flush()
-    except (OSError, ValueError):
-        pass
+    to_stderr(f"{PROGRAM}: {' '.join(text.splitlines())}")
+
+
+def to_stderr(text: str) -> None:
+    """Written at once; a stderr that is closed or full is no reason to fail."""
+    if sys.stderr is not None:
+        with suppress(OSError, ValueError):
+            sys.stderr.write(text + "\n")
+            sys.stderr.flush()
+
+
+def _common_place() -> str:
+    """A directory for parts: the working directory is what nodes most likely have in common."""
+    with suppress(OSError):
+        here = os.getcwd()
+        if os.access(here, os.W_OK):
+            return here
+    return os.environ.get("TMPDIR") or "/tmp"
 
 
 def leave(code: int) -> NoReturn:
