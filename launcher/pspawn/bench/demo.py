@@ -255,7 +255,19 @@ def say(progress: str) -> None:
     click.echo(progress, err=True)
 
 
-HEADER = tuple("launcher/program/ranks/domains/fork point/plain/engine's share/pspawn/own start/ratio/A:A".split("/"))
+HEADER = (
+    "launcher",
+    "program",
+    "ranks",
+    "domains",
+    "fork point",
+    "plain",
+    "engine's share",
+    "pspawn",
+    "own start",
+    "ratio",
+    "A:A",
+)
 
 
 def table(rows: Sequence[Row], shares: dict[str, Shares], ranks: int) -> list[str]:
