@@ -9,7 +9,7 @@ unexport PSPAWN PSPAWN_FORK_POINT PSPAWN_REPORT PSPAWN_REQUIRE PSPAWN_TIMEOUT PS
 unexport PSPAWN_BIND_TO PSPAWN_ENGINE PSPAWN_DOMAINS PSPAWN_MPIRUN
 
 C_SOURCES = find examples launcher spank_plugin tests -name '*.[ch]' \
-	-not -path '*/build/*' -not -path '*/_native/*' -print
+	-not -path '*/build/*' -not -path '*/_native/*' -not -name '_*.c' -print
 
 # Stamps: what has been set up, and is up to date if nothing it was made from is newer.
 VENV = .venv/.pspawn-installed
