@@ -25,7 +25,8 @@ struct pspawn_context {
 	uint8_t cpus[PSPAWN_CPU_BYTES]; /* where the proxy runs */
 	int numa_node;		     /* memory bound there, or -1 */
 	char comm[16];
-	/* library.c's */
+	/* library.c owns these */
+	char *path;
 	char **argv, **envp;
 	int timeout_ms;
 };

@@ -81,9 +81,10 @@ PSPAWN_API int pspawn_n(pid_t *pids, pspawn_context_t *ctx, int nspawns, char *a
 /* What a context is made from. Zero everything first; zero means the default. Pointers need to live only for the call. */
 struct pspawn_context_attr {
 	const char *path;	 /* the program; looked up on PATH if it has no slash */
-	char *const *argv;	 /* default: { path, NULL }; at PREINIT every rank has the same number of arguments */
-	char *const *envp;	 /* default: environ; at PREINIT every rank has the same number of strings */
-	int fork_point;		 /* enum pspawn_fork_point; AUTO: PREINIT */
+	char *const *argv;	 /* default: { path, NULL } */
+	char *const *envp;	 /* default: environ */
+	int fork_point;		 /* enum pspawn_fork_point; AUTO: PREINIT if argv was given, else MAIN, where ranks may
+				    differ in their number of arguments; EXEC: no proxy, tasks are exec'd */
 	int strict;		 /* non-zero: fail if exactly this fork point is refused, do not take a lower one */
 	int numa_node;		 /* bind memory to this node (OS index); -1: not. Note: 0 is node 0 */
 	const uint8_t *cpus;	 /* CPU mask of the proxy, bit n is CPU n; NULL: the caller's */
@@ -112,10 +113,10 @@ PSPAWN_API int pspawn_context_info(pspawn_context_t ctx, struct pspawn_context_i
 /* One rank to start. Zero everything first, then fill what you need; zero means: as the caller has it. */
 struct pspawn_task {
 	pspawn_context_t context;
-	char *const *argv;	  /* default: the context's */
-	char *const *envp;	  /* default: the context's */
-	const int *fds;		  /* pairs {caller's descriptor, number in the rank}; NULL: 0, 1 and 2 as they are.
-				     All tasks of a call on one context must have the same pairs. */
+	char *const *argv;	  /* default: the context's; at PREINIT as many strings as the context's */
+	char *const *envp;	  /* default: the context's; likewise */
+	const int *fds;		  /* pairs {caller's descriptor, number in the rank}; NULL: 0, 1 and 2 as they are; a
+				     rank has no others. All tasks of a call on one context have the same pairs. */
 	int nfds;		  /* number of pairs */
 	const uint8_t *cpus;	  /* affinity; NULL: the caller's when the context was made */
 	size_t cpus_bytes;
@@ -135,22 +136,27 @@ struct pspawn_task {
 };
 
 enum pspawn_vector_flags {
-	PSPAWN_GATED = 1, /* ranks wait at a gate until pspawn_vector_release() */
+	PSPAWN_GATED = 1, /* ranks wait at a gate until all of the call stand there (pspawn_vector) or are released */
 };
 
 /*
- * Starts all tasks, which may belong to many contexts, with one request per context. Blocks until each is started
- * (with PSPAWN_GATED: stands at the gate) or has failed. Returns the number of failed tasks (their `error` and `step`
- * tell), or a negative errno if nothing could be attempted.
+ * Starts all tasks, which may belong to many contexts, with one request per context. Blocks until each is started or
+ * has failed; with PSPAWN_GATED no rank runs before the last is forked. Returns the number of failed tasks (their
+ * `error` and `step` tell), or a negative errno if nothing could be attempted.
  */
 PSPAWN_API int pspawn_vector(struct pspawn_task *tasks, size_t ntasks, unsigned flags);
 
-/* The same in two halves: `start` returns at once, `finish` blocks for at most timeout_ms of silence and frees *v. */
+/*
+ * The same in steps. `start` returns at once; the tasks must live until `wait` has returned. `wait` blocks until each
+ * task is started (with PSPAWN_GATED: stands at the gate) or has failed, for at most the contexts' deadline of
+ * silence, and returns the number of failed tasks. `release` opens the gate. `free` frees *v; ranks that were never
+ * released end without having run.
+ */
 typedef struct pspawn_vector *pspawn_vector_t;
 PSPAWN_API int pspawn_vector_start(pspawn_vector_t *v, struct pspawn_task *tasks, size_t ntasks, unsigned flags);
-PSPAWN_API int pspawn_vector_finish(pspawn_vector_t *v);
-/* Opens the gate of a call started with PSPAWN_GATED, after all its ranks stand there. */
+PSPAWN_API int pspawn_vector_wait(pspawn_vector_t v);
 PSPAWN_API int pspawn_vector_release(pspawn_vector_t v);
+PSPAWN_API void pspawn_vector_free(pspawn_vector_t *v);
 
 /* The English name of a fork point or step ("preinit", "affinity"); static storage; "unknown" if it is none. */
 PSPAWN_API const char *pspawn_fork_point_name(int fork_point);

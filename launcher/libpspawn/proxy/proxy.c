@@ -380,7 +380,8 @@ static void stop_at_main(void)
 	p->verdict = -1;
 	say(PSPAWN_MSG_READY, 0, 0, "");
 	serve();
-	/* A rank: libc set these from the climber's argv[0] before the constructors ran. */
+	/* A rank: libc set these from the climber's strings before the constructors ran. */
+	environ = p->envp;
 	program_invocation_name = p->argv[0];
 	program_invocation_short_name = p->argv[0];
 	for (char *s = p->argv[0]; *s; s++)
@@ -390,9 +391,11 @@ static void stop_at_main(void)
 
 static int stopped_main(int argc, char **argv, char **envp)
 {
-	if (pspawn_proxy.climbing)
-		stop_at_main();
-	return program_main(argc, argv, envp);
+	(void)argc;
+	(void)argv;
+	(void)envp;
+	stop_at_main();
+	return program_main(pspawn_proxy.argc, pspawn_proxy.argv, pspawn_proxy.envp);
 }
 
 /* Wraps libc's: the last call of a program's start before main (glibc csu/libc-start.c). */

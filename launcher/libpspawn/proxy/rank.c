@@ -40,9 +40,34 @@ static const char *at(uint64_t offset)
 }
 
 /*
+ * Where the pointers to `argc` arguments and `envc` variables go: into the vectors on the initial stack, which _start
+ * and the constructors read. Only main, which is called with them, can be given others; these lie at the end of the
+ * area. NULL if they have no place.
+ */
+static char **place_vectors(uint32_t argc, uint32_t envc, size_t strings)
+{
+	struct proxy *p = &pspawn_proxy;
+	size_t need = ((size_t)argc + envc + 2) * sizeof(char *) + 16;
+	char **vectors;
+
+	if ((int)argc == p->argc && (int)envc == p->envc)
+		return strings <= p->area_bytes ? p->argv : NULL;
+	if (p->fork_point != PSPAWN_MAIN || p->area_bytes < need || strings > p->area_bytes - need)
+		return NULL;
+	vectors = (char **)(((uintptr_t)p->area + p->area_bytes - need + 15) & ~(uintptr_t)15);
+	p->argv = vectors;
+	p->argc = (int)argc;
+	p->argv[argc] = NULL;
+	p->envp = vectors + argc + 1;
+	p->envc = (int)envc;
+	p->envp[envc] = NULL;
+	return vectors;
+}
+
+/*
  * The kernel put argv's and the environment's strings into one area at the top of the stack, with room to spare that
- * the caller made (PSPAWN_STRINGS_PAD). The new strings go there, the pointers of the initial vectors follow, and
- * the bounds that /proc/PID/cmdline and environ show are set by PR_SET_MM_MAP, which needs no privilege (Linux 3.18).
+ * the caller made (PSPAWN_STRINGS_PAD). The new strings go there, the pointers follow, and the bounds that
+ * /proc/PID/cmdline and environ show are set by PR_SET_MM_MAP, which needs no privilege (Linux 3.18).
  */
 long pspawn_apply_strings(const struct pspawn_slot *slot)
 {
@@ -50,7 +75,7 @@ long pspawn_apply_strings(const struct pspawn_slot *slot)
 	size_t total = slot->argv_bytes + slot->env_bytes;
 	char *s = p->area, *end = p->area + total;
 
-	if ((int)slot->argc != p->argc || (int)slot->envc != p->envc || total > p->area_bytes)
+	if (!place_vectors(slot->argc, slot->envc, total))
 		return -E2BIG;
 	if (slot->strings > p->batch_bytes || total > p->batch_bytes - slot->strings)
 		return -EPROTO;

@@ -1,0 +1,843 @@
+/*
+ * library.c - the blocking interface of pspawn.h, on top of the non-blocking contexts and batches.
+ */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/futex.h>
+#include <linux/mempolicy.h>
+#include <limits.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "internal.h"
+#include "settings.h"
+
+#define DEFAULT_TIMEOUT_MS 10000
+#define CHILD_STACK 65536
+
+/* ---- small helpers ---- */
+
+static size_t count_strings(char *const *v)
+{
+	size_t n = 0;
+
+	while (v[n])
+		n++;
+	return n;
+}
+
+static char **copy_strings(char *const *v)
+{
+	size_t n = count_strings(v), bytes = (n + 1) * sizeof(char *);
+	char **copy, *s;
+
+	for (size_t i = 0; i < n; i++)
+		bytes += strlen(v[i]) + 1;
+	copy = malloc(bytes);
+	if (!copy)
+		return NULL;
+	s = (char *)(copy + n + 1);
+	for (size_t i = 0; i < n; i++) {
+		copy[i] = s;
+		s = stpcpy(s, v[i]) + 1;
+	}
+	copy[n] = NULL;
+	return copy;
+}
+
+/* As execvp(3) would find it; a malloc'ed path, or NULL with errno. */
+static char *find_program(const char *name)
+{
+	const char *dirs = getenv("PATH");
+	char *path = NULL;
+
+	if (strchr(name, '/'))
+		return access(name, X_OK) == 0 ? strdup(name) : NULL;
+	if (!dirs)
+		dirs = "/bin:/usr/bin";
+	for (const char *s = dirs; *s;) {
+		int len = (int)(strchrnul(s, ':') - s);
+
+		if (asprintf(&path, "%.*s%s%s", len, s, len ? "/" : "", name) < 0)
+			return NULL;
+		if (access(path, X_OK) == 0)
+			return path;
+		free(path);
+		s += len + (s[len] == ':');
+	}
+	errno = ENOENT;
+	return NULL;
+}
+
+/* libpspawn.so is in <prefix>/lib, libpspawn_proxy.so in <prefix>/libexec/pspawn. */
+static int find_proxy_object(char *path, size_t size)
+{
+	Dl_info info;
+	char real[PATH_MAX], *slash;
+
+	if (!dladdr((void *)find_proxy_object, &info) || !realpath(info.dli_fname, real))
+		return -ENOENT;
+	for (int i = 0; i < 2; i++) {
+		slash = strrchr(real, '/');
+		if (!slash)
+			return -ENOENT;
+		*slash = 0;
+	}
+	if (snprintf(path, size, "%s/libexec/pspawn/libpspawn_proxy.so", real) >= (int)size)
+		return -ENAMETOOLONG;
+	return access(path, R_OK) == 0 ? 0 : -ENOENT;
+}
+
+static int explain(char *reason, size_t size, const char *why, int rv)
+{
+	if (reason && size)
+		snprintf(reason, size, "%s", why);
+	return rv;
+}
+
+/* ---- contexts ---- */
+
+/* Waits for the proxy's next READY. The deadline is silence: a proxy that makes progress may take as long as it needs. */
+static int wait_ready(struct pspawn_context *ctx)
+{
+	int64_t moved = raw_monotonic_us();
+	long progress = -2;
+
+	for (;;) {
+		struct pollfd p = {.fd = ctx->sock, .events = POLLIN};
+		struct pspawn_msg msg;
+		int rv;
+
+		if (poll(&p, 1, 200) < 0 && errno != EINTR)
+			return -errno;
+		rv = pspawn_context_hear(ctx, &msg);
+		if (rv < 0) {
+			if (!ctx->reason[0])
+				snprintf(ctx->reason, sizeof ctx->reason,
+					 "the program died before a fork point was reached");
+			return rv;
+		}
+		if (rv > 0 && msg.kind == PSPAWN_MSG_READY)
+			return 0;
+		long now = pspawn_progress(ctx->serving);
+
+		if (now >= 0 && now != progress) {
+			progress = now;
+			moved = raw_monotonic_us();
+		} else if (raw_monotonic_us() - moved > ctx->timeout_ms * 1000ll) {
+			snprintf(ctx->reason, sizeof ctx->reason, "the proxy made no progress before the deadline");
+			return -ETIMEDOUT;
+		}
+	}
+}
+
+/* Copies a task's strings, one after the other, into the arena. */
+static uint64_t put_strings(struct pspawn_arena *arena, char *const *argv, char *const *envp, struct pspawn_slot *slot)
+{
+	uint64_t offset = 0, at;
+
+	for (int list = 0; list < 2; list++)
+		for (char *const *s = list ? envp : argv; *s; s++) {
+			size_t len = strlen(*s) + 1;
+
+			at = offset ? arena->used : pspawn_arena_put(arena, NULL, 0);
+			if (len > arena->size - at)
+				return 0;
+			memcpy((char *)arena->batch + at, *s, len);
+			arena->used = at + len;
+			if (!offset)
+				offset = at;
+			*(list ? &slot->envc : &slot->argc) += 1;
+			*(list ? &slot->env_bytes : &slot->argv_bytes) += len;
+		}
+	slot->strings = offset;
+	return offset;
+}
+
+static uint64_t strings_bytes(char *const *v)
+{
+	uint64_t bytes = 0;
+
+	for (; *v; v++)
+		bytes += strlen(*v) + 1;
+	return bytes;
+}
+
+static int climb(struct pspawn_context *ctx)
+{
+	struct pspawn_arena arena;
+	int rv = pspawn_arena_open(&arena, 1, strings_bytes(ctx->argv) + strings_bytes(ctx->envp));
+
+	if (rv < 0)
+		return rv;
+	pspawn_slot_settings(ctx, &arena.batch->slots[0], &ctx->base);
+	put_strings(&arena, ctx->argv, ctx->envp, &arena.batch->slots[0]);
+	rv = pspawn_context_climb(ctx, &arena, ctx->timeout_ms);
+	pspawn_arena_close(&arena);
+	return rv < 0 ? rv : wait_ready(ctx);
+}
+
+static void reap_proxy(struct pspawn_context *ctx)
+{
+	pid_t pids[2] = {ctx->serving, ctx->pid};
+
+	pspawn_context_end(ctx);
+	for (int i = 0; i < 2; i++) {
+		int64_t limit = raw_monotonic_us() + 2000000;
+		pid_t pid = pids[i];
+
+		/* it ends by itself when its socket does; a stopped one is helped */
+		while (pid > 0 && waitpid(pid, NULL, WNOHANG) == 0) {
+			if (raw_monotonic_us() > limit)
+				kill(pid, SIGKILL);
+			usleep(200);
+		}
+		if (pids[0] == pids[1])
+			break;
+	}
+	ctx->pid = ctx->serving = 0;
+}
+
+static int open_proxy(struct pspawn_context *ctx, const struct pspawn_context_attr *attr, const char *path)
+{
+	char object[PATH_MAX];
+	struct pspawn_settings settings = ctx->base;
+	char **argv = ctx->argv, **envp = ctx->envp;
+	int timeout_ms = ctx->timeout_ms, wanted = attr->fork_point, rv;
+	uint8_t cpus[PSPAWN_CPU_BYTES];
+	struct pspawn_origin origin = {.path = path, .argv = argv, .envp = envp, .settings = &settings, .cpus = cpus,
+				       .numa_node = attr->numa_node, .proxy_object = attr->proxy_object};
+
+	if (!origin.proxy_object) {
+		rv = find_proxy_object(object, sizeof object);
+		if (rv < 0) {
+			snprintf(ctx->reason, sizeof ctx->reason, "libpspawn_proxy.so is not where libpspawn.so expects it");
+			return rv;
+		}
+		origin.proxy_object = object;
+	}
+	memcpy(cpus, settings.cpus, sizeof cpus);
+	if (attr->cpus) {
+		memset(cpus, 0, sizeof cpus);
+		memcpy(cpus, attr->cpus, attr->cpus_bytes < sizeof cpus ? attr->cpus_bytes : sizeof cpus);
+	}
+	rv = pspawn_context_begin(ctx, &origin);
+	ctx->argv = argv;
+	ctx->envp = envp;
+	ctx->timeout_ms = timeout_ms;
+	if (rv < 0)
+		return rv;
+	rv = wait_ready(ctx);
+	if (rv < 0)
+		return rv;
+	if (wanted == PSPAWN_AUTO)
+		wanted = attr->argv && ctx->fork_point == PSPAWN_PREINIT ? PSPAWN_PREINIT : PSPAWN_MAIN;
+	if (wanted == PSPAWN_MAIN) {
+		rv = climb(ctx);
+		if (rv < 0)
+			return rv;
+	}
+	if (ctx->fork_point < PSPAWN_PREINIT || (attr->strict && ctx->fork_point < wanted))
+		return -ENOTSUP;
+	return 0;
+}
+
+int pspawn_context_open(pspawn_context_t *out, const struct pspawn_context_attr *attr, char *reason, size_t reason_size)
+{
+	struct pspawn_context *ctx;
+	char *path, *default_argv[2] = {(char *)attr->path, NULL};
+	int rv;
+
+	*out = NULL;
+	if (!attr->path || attr->fork_point < PSPAWN_AUTO || attr->fork_point > PSPAWN_MAIN)
+		return explain(reason, reason_size, "no program, or no such fork point", -EINVAL);
+	path = find_program(attr->path);
+	if (!path) {
+		rv = errno ? -errno : -ENOENT;
+		return explain(reason, reason_size, strerror(-rv), rv);
+	}
+	ctx = calloc(1, sizeof *ctx);
+	if (!ctx) {
+		free(path);
+		return -ENOMEM;
+	}
+	pspawn_take_settings(&ctx->base);
+	sys_sigmask(SIG_BLOCK, NULL, &ctx->base.sigmask);
+	ctx->sock = -1;
+	ctx->timeout_ms = attr->timeout_ms > 0 ? attr->timeout_ms : DEFAULT_TIMEOUT_MS;
+	ctx->argv = copy_strings(attr->argv ? attr->argv : default_argv);
+	ctx->envp = copy_strings(attr->envp ? attr->envp : environ);
+	ctx->path = path;
+	rv = ctx->argv && ctx->envp ? 0 : -ENOMEM;
+	prctl(PR_SET_CHILD_SUBREAPER, 1);
+	if (rv == 0 && attr->fork_point == PSPAWN_EXEC)
+		ctx->fork_point = PSPAWN_EXEC;
+	else if (rv == 0)
+		rv = open_proxy(ctx, attr, path);
+	ctx->path = path;
+	explain(reason, reason_size, ctx->reason, 0);
+	if (rv < 0) {
+		pspawn_context_destroy(&ctx);
+		return rv;
+	}
+	*out = ctx;
+	return 0;
+}
+
+/* The domain that holds a CPU, cut to what the caller may use; the caller's own mask if there is no such domain. */
+static int domain_of_core(int core, uint8_t *cpus)
+{
+	struct pspawn_domain domains[64];
+	uint8_t(*masks)[PSPAWN_CPU_BYTES] = calloc(64, sizeof *masks);
+	int n = masks ? pspawn_domains_from_sysfs("/sys", domains, masks, 64) : -1, node = -1;
+
+	for (int d = 0; d < n && core >= 0 && core < PSPAWN_CPU_BYTES * 8; d++)
+		if (masks[d][core / 8] >> core % 8 & 1) {
+			uint8_t both[PSPAWN_CPU_BYTES], any = 0;
+
+			for (size_t i = 0; i < sizeof both; i++)
+				any |= both[i] = masks[d][i] & cpus[i];
+			if (any) {
+				memcpy(cpus, both, sizeof both);
+				node = n > 1 ? domains[d].numa_node : -1;
+			}
+		}
+	free(masks);
+	return node;
+}
+
+int pspawn_context_create(pspawn_context_t *ctx, char *path, int core)
+{
+	struct pspawn_context_attr attr = {.path = path, .numa_node = -1};
+	uint8_t cpus[PSPAWN_CPU_BYTES] = {0};
+
+	if (core >= PSPAWN_CPU_BYTES * 8 || core < -1) {
+		*ctx = NULL;
+		return -EINVAL;
+	}
+	if (core >= 0) {
+		sys3(__NR_sched_getaffinity, 0, sizeof cpus, cpus);
+		attr.numa_node = domain_of_core(core, cpus);
+		attr.cpus = cpus;
+		attr.cpus_bytes = sizeof cpus;
+	}
+	return pspawn_context_open(ctx, &attr, NULL, 0);
+}
+
+void pspawn_context_destroy(pspawn_context_t *out)
+{
+	struct pspawn_context *ctx = *out;
+
+	if (!ctx)
+		return;
+	reap_proxy(ctx);
+	free(ctx->argv);
+	free(ctx->envp);
+	free(ctx->path);
+	free(ctx);
+	*out = NULL;
+}
+
+int pspawn_context_info(pspawn_context_t ctx, struct pspawn_context_info *info)
+{
+	if (!ctx || !info)
+		return -EINVAL;
+	*info = (struct pspawn_context_info){.pid = ctx->serving,
+					     .fork_point = ctx->fork_point,
+					     .refused_point = ctx->refused_point,
+					     .reason = ctx->reason,
+					     .requests = ctx->requests,
+					     .created_us = ctx->created_us};
+	return 0;
+}
+
+/* ---- the vector call ---- */
+
+struct group {
+	struct pspawn_context *ctx;
+	struct pspawn_arena arena;
+	size_t *members, n;
+	int ended; /* the leader has exited, or the proxy died */
+};
+
+struct pspawn_vector {
+	struct pspawn_task *tasks;
+	size_t ntasks;
+	unsigned flags;
+	struct group *groups;
+	size_t ngroups;
+};
+
+static void fail_task(struct pspawn_task *task, int step, int err)
+{
+	task->pid = 0;
+	task->step = step;
+	task->error = err;
+}
+
+static const int default_fds[] = {0, 0, 1, 1, 2, 2};
+
+static const int *task_fds(const struct pspawn_task *task, int *n)
+{
+	*n = task->fds ? task->nfds : 3;
+	return task->fds ? task->fds : default_fds;
+}
+
+static int same_fds(const struct pspawn_task *a, const struct pspawn_task *b)
+{
+	int na, nb;
+	const int *fa = task_fds(a, &na), *fb = task_fds(b, &nb);
+
+	return na == nb && memcmp(fa, fb, (size_t)na * 2 * sizeof *fa) == 0;
+}
+
+/* What a task wants beyond what the caller has now. */
+static void task_settings(const struct pspawn_task *task, struct pspawn_settings *want)
+{
+	*want = task->context->base;
+	if (task->cpus) {
+		memset(want->cpus, 0, sizeof want->cpus);
+		memcpy(want->cpus, task->cpus, task->cpus_bytes < sizeof want->cpus ? task->cpus_bytes : sizeof want->cpus);
+	}
+	if (task->nodes) {
+		want->mempolicy = MPOL_BIND;
+		memset(want->nodes, 0, sizeof want->nodes);
+		memcpy(want->nodes, task->nodes,
+		       task->nodes_bytes < sizeof want->nodes ? task->nodes_bytes : sizeof want->nodes);
+	}
+	for (int i = 0; i < PSPAWN_RLIMITS; i++)
+		if (task->rlimit_set & (1u << i))
+			want->rlimits[i] = (struct raw_rlimit){task->rlimits[i][0], task->rlimits[i][1]};
+}
+
+static uint64_t put_path(struct pspawn_arena *arena, const char *path)
+{
+	return pspawn_arena_put(arena, path, strlen(path) + 1);
+}
+
+static void fill_slot(struct pspawn_arena *arena, uint32_t index, const struct pspawn_task *task)
+{
+	struct pspawn_slot *slot = &arena->batch->slots[index];
+	struct pspawn_settings want;
+	char procs[PATH_MAX + 16];
+
+	task_settings(task, &want);
+	pspawn_slot_settings(task->context, slot, &want);
+	put_strings(arena, task->argv ? task->argv : task->context->argv, task->envp ? task->envp : task->context->envp,
+		    slot);
+	if (task->new_session)
+		slot->set |= PSPAWN_SET_SID;
+	else if (task->has_pgid)
+		slot->set |= PSPAWN_SET_PGID;
+	slot->pgid = task->pgid;
+	if (task->cwd) {
+		slot->set |= PSPAWN_SET_CWD;
+		slot->cwd = put_path(arena, task->cwd);
+	}
+	if (task->cgroup) {
+		snprintf(procs, sizeof procs, "%.*s/cgroup.procs", PATH_MAX, task->cgroup);
+		slot->set |= PSPAWN_SET_CGROUP;
+		slot->cgroup = put_path(arena, procs);
+	}
+}
+
+static uint64_t task_bytes(const struct pspawn_task *task)
+{
+	return strings_bytes(task->argv ? task->argv : task->context->argv) +
+	       strings_bytes(task->envp ? task->envp : task->context->envp) + (task->cwd ? strlen(task->cwd) + 1 : 0) +
+	       (task->cgroup ? strlen(task->cgroup) + 32 : 0);
+}
+
+static int request_group(struct pspawn_vector *v, struct group *group)
+{
+	const struct pspawn_task *first = &v->tasks[group->members[0]];
+	int fds[RAW_MAX_FDS], nfds, rv;
+	int32_t numbers[RAW_MAX_FDS];
+	const int *pairs = task_fds(first, &nfds);
+	uint64_t bytes = sizeof numbers;
+
+	if (nfds < 0 || nfds > RAW_MAX_FDS - 1)
+		return -E2BIG;
+	for (size_t i = 0; i < group->n; i++) {
+		if (!same_fds(first, &v->tasks[group->members[i]]))
+			return -EINVAL;
+		bytes += task_bytes(&v->tasks[group->members[i]]);
+	}
+	rv = pspawn_arena_open(&group->arena, (uint32_t)group->n, bytes);
+	if (rv < 0)
+		return rv;
+	for (size_t i = 0; i < group->n; i++)
+		fill_slot(&group->arena, (uint32_t)i, &v->tasks[group->members[i]]);
+	for (int i = 0; i < nfds; i++) {
+		fds[i] = pairs[2 * i];
+		numbers[i] = pairs[2 * i + 1];
+	}
+	group->arena.batch->common_fd_numbers = pspawn_arena_put(&group->arena, numbers, (size_t)nfds * sizeof *numbers);
+	group->arena.batch->gate = v->flags & PSPAWN_GATED ? PSPAWN_GATE_SHARED : PSPAWN_GATE_NONE;
+	group->arena.batch->placed = 1;
+	return pspawn_context_request(group->ctx, &group->arena, fds, nfds, NULL);
+}
+
+/* ---- the exec rung: a vector of clones that exec ---- */
+
+struct exec_child {
+	const struct pspawn_task *task;
+	const struct pspawn_settings *want;
+	const char *path;
+	char *const *argv, *const *envp;
+	const int *fds;
+	int nfds, top;
+	volatile int err, step;
+};
+
+/* Shares the caller's memory until its exec: raw system calls only. */
+static int exec_child(void *arg)
+{
+	struct exec_child *c = arg;
+	const struct pspawn_task *task = c->task;
+	int moved[RAW_MAX_FDS];
+	long ret = 0;
+
+	c->step = PSPAWN_STEP_CGROUP;
+	if (task->cgroup) {
+		char procs[PATH_MAX + 16];
+		struct raw_text t = {procs, sizeof procs, 0};
+
+		raw_put(&t, task->cgroup);
+		raw_put(&t, "/cgroup.procs");
+		ret = sys_open(procs, RAW_O_WRONLY | RAW_O_CLOEXEC);
+		if (ret >= 0)
+			ret = sys_write((int)ret, "0", 1);
+		if (ret < 0)
+			goto fail;
+	}
+	c->step = PSPAWN_STEP_SESSION;
+	if ((task->new_session && (ret = sys0(__NR_setsid)) < 0) ||
+	    (!task->new_session && task->has_pgid && (ret = sys2(__NR_setpgid, 0, task->pgid)) < 0))
+		goto fail;
+	c->step = PSPAWN_STEP_CWD;
+	if (task->cwd && (ret = sys1(__NR_chdir, task->cwd)) < 0)
+		goto fail;
+	c->step = PSPAWN_STEP_FDS;
+	for (int i = 0; i < c->nfds; i++) {
+		if ((ret = sys_fcntl(c->fds[2 * i], RAW_F_DUPFD_CLOEXEC, c->top)) < 0)
+			goto fail;
+		moved[i] = (int)ret;
+	}
+	raw_close_range(0, (unsigned)c->top - 1, (unsigned)c->top);
+	for (int i = 0; i < c->nfds; i++)
+		if ((ret = sys_dup3(moved[i], c->fds[2 * i + 1], 0)) < 0)
+			goto fail;
+	raw_close_range((unsigned)c->top, ~0u, 65536);
+	c->step = PSPAWN_STEP_AFFINITY;
+	if (task->cpus && (ret = sys3(__NR_sched_setaffinity, 0, sizeof c->want->cpus, c->want->cpus)) < 0)
+		goto fail;
+	c->step = PSPAWN_STEP_MEMORY;
+	if (task->nodes &&
+	    (ret = sys3(__NR_set_mempolicy, MPOL_BIND, c->want->nodes, sizeof c->want->nodes * 8)) < 0)
+		goto fail;
+	c->step = PSPAWN_STEP_RLIMITS;
+	for (int i = 0; i < PSPAWN_RLIMITS; i++)
+		if (task->rlimit_set & (1u << i) && (ret = sys_prlimit(i, &c->want->rlimits[i], NULL)) < 0)
+			goto fail;
+	c->step = PSPAWN_STEP_EXEC;
+	sys_sigmask(SIG_SETMASK, &c->want->sigmask, NULL);
+	ret = sys3(__NR_execve, c->path, c->argv, c->envp);
+fail:
+	c->err = (int)-ret;
+	sys_exit(127);
+}
+
+static void exec_task(struct pspawn_task *task, char *stack)
+{
+	struct pspawn_settings want;
+	struct exec_child c = {.task = task, .want = &want, .path = task->context->path};
+	uint64_t all = ~0ull, old;
+	pid_t pid;
+
+	task_settings(task, &want);
+	c.argv = task->argv ? task->argv : task->context->argv;
+	c.envp = task->envp ? task->envp : task->context->envp;
+	c.fds = task_fds(task, &c.nfds);
+	if (c.nfds < 0 || c.nfds > RAW_MAX_FDS) {
+		fail_task(task, PSPAWN_STEP_FDS, E2BIG);
+		return;
+	}
+	c.top = 3;
+	for (int i = 0; i < 2 * c.nfds; i++)
+		if (c.fds[i] >= c.top)
+			c.top = c.fds[i] + 1;
+	sys_sigmask(SIG_BLOCK, &all, &old);
+	pid = clone(exec_child, stack + CHILD_STACK, CLONE_VM | CLONE_VFORK | SIGCHLD, &c);
+	sys_sigmask(SIG_SETMASK, &old, NULL);
+	if (pid < 0) {
+		fail_task(task, PSPAWN_STEP_FORK, errno);
+	} else if (c.err) {
+		while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
+			;
+		fail_task(task, c.step, c.err);
+	} else {
+		task->pid = pid;
+	}
+}
+
+static int exec_group(struct pspawn_vector *v, const struct group *group)
+{
+	char *stack = mmap(NULL, CHILD_STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
+
+	if (stack == MAP_FAILED)
+		return -ENOMEM;
+	for (size_t i = 0; i < group->n; i++)
+		exec_task(&v->tasks[group->members[i]], stack);
+	munmap(stack, CHILD_STACK);
+	return 0;
+}
+
+/* ---- start, wait, release, free ---- */
+
+static struct group *group_of(struct pspawn_vector *v, struct pspawn_context *ctx)
+{
+	for (size_t i = 0; i < v->ngroups; i++)
+		if (v->groups[i].ctx == ctx)
+			return &v->groups[i];
+	return NULL;
+}
+
+static int make_groups(struct pspawn_vector *v)
+{
+	for (size_t i = 0; i < v->ntasks; i++) {
+		struct pspawn_task *task = &v->tasks[i];
+		struct group *group = group_of(v, task->context);
+
+		task->pid = 0;
+		task->error = task->step = 0;
+		if (!task->context)
+			return -EINVAL;
+		if (!group) {
+			group = &v->groups[v->ngroups++];
+			group->ctx = task->context;
+			group->arena.memfd = -1;
+			group->members = calloc(v->ntasks, sizeof *group->members);
+			if (!group->members)
+				return -ENOMEM;
+		}
+		group->members[group->n++] = i;
+	}
+	return 0;
+}
+
+int pspawn_vector_start(pspawn_vector_t *out, struct pspawn_task *tasks, size_t ntasks, unsigned flags)
+{
+	struct pspawn_vector *v = calloc(1, sizeof *v);
+	int rv = -ENOMEM;
+
+	*out = NULL;
+	if (!v)
+		return -ENOMEM;
+	v->tasks = tasks;
+	v->ntasks = ntasks;
+	v->flags = flags;
+	v->groups = calloc(ntasks ? ntasks : 1, sizeof *v->groups);
+	if (v->groups)
+		rv = make_groups(v);
+	if (rv < 0) {
+		pspawn_vector_free(&v);
+		return rv;
+	}
+	for (size_t g = 0; g < v->ngroups; g++) {
+		struct group *group = &v->groups[g];
+		int exec = group->ctx->fork_point == PSPAWN_EXEC;
+
+		rv = exec ? exec_group(v, group) : request_group(v, group);
+		if (exec || rv < 0)
+			group->ended = 1;
+		for (size_t i = 0; rv < 0 && i < group->n; i++)
+			fail_task(&tasks[group->members[i]], PSPAWN_STEP_CONTEXT, -rv);
+		if (rv < 0)
+			pspawn_arena_close(&group->arena);
+	}
+	*out = v;
+	return 0;
+}
+
+static long count_settled(const struct group *group)
+{
+	long n = 0;
+
+	for (uint32_t i = 0; i < group->arena.batch->nslots; i++)
+		n += atomic_load(&group->arena.batch->slots[i].state) >= PSPAWN_SLOT_PREPARED;
+	return n;
+}
+
+/* One group's results; slots that never got anywhere have failed. */
+static void take_results(struct pspawn_vector *v, struct group *group, int err)
+{
+	for (size_t i = 0; group->arena.batch && i < group->n; i++) {
+		struct pspawn_slot *slot = &group->arena.batch->slots[i];
+		struct pspawn_task *task = &v->tasks[group->members[i]];
+		uint32_t state = atomic_load(&slot->state);
+
+		if (state == PSPAWN_SLOT_PREPARED || state == PSPAWN_SLOT_RELEASED) {
+			task->pid = slot->pid;
+			continue;
+		}
+		if (state == PSPAWN_SLOT_FAILED)
+			fail_task(task, (int)slot->step, slot->err);
+		else
+			fail_task(task, err == ETIMEDOUT ? PSPAWN_STEP_DEADLINE : PSPAWN_STEP_FORK, err);
+		if (slot->pid > 0) { /* not ours to leave behind */
+			kill(slot->pid, SIGKILL);
+			while (waitpid(slot->pid, NULL, 0) < 0 && errno == EINTR)
+				;
+		}
+	}
+}
+
+static void wait_group(struct pspawn_vector *v, struct group *group)
+{
+	int64_t moved = raw_monotonic_us();
+	long settled = -1;
+	int err = ECHILD;
+
+	/* the leader must be gone too: until then its children are not the caller's */
+	while (!group->ended || count_settled(group) < (long)group->n) {
+		struct pollfd p = {.fd = group->ctx->sock, .events = POLLIN};
+		struct pspawn_msg msg;
+		long now;
+		int rv;
+
+		if (group->ended && count_settled(group) == settled)
+			poll(NULL, 0, 1); /* ranks are still setting themselves up: the last one rings */
+		else if (poll(&p, 1, 200) < 0 && errno != EINTR)
+			break;
+		while ((rv = pspawn_context_hear(group->ctx, &msg)) > 0)
+			if (msg.kind == PSPAWN_MSG_ENDED)
+				group->ended = 1;
+		now = count_settled(group);
+		if (now != settled) {
+			settled = now;
+			moved = raw_monotonic_us();
+		}
+		if (rv < 0 && !group->ended) {
+			err = EPIPE;
+			break;
+		}
+		if (raw_monotonic_us() - moved > group->ctx->timeout_ms * 1000ll) {
+			err = ETIMEDOUT;
+			break;
+		}
+	}
+	group->ended = 1;
+	take_results(v, group, err);
+}
+
+int pspawn_vector_wait(pspawn_vector_t v)
+{
+	int failed = 0;
+
+	for (size_t g = 0; g < v->ngroups; g++)
+		if (v->groups[g].arena.batch)
+			wait_group(v, &v->groups[g]);
+	for (size_t i = 0; i < v->ntasks; i++)
+		failed += v->tasks[i].pid <= 0;
+	return failed;
+}
+
+static void open_gates(struct pspawn_vector *v, uint32_t word)
+{
+	for (size_t g = 0; g < v->ngroups; g++) {
+		struct pspawn_batch *batch = v->groups[g].arena.batch;
+
+		if (!batch || batch->gate != PSPAWN_GATE_SHARED || atomic_load(&batch->open))
+			continue;
+		atomic_store(&batch->open, word);
+		sys6(__NR_futex, (long)&batch->open, FUTEX_WAKE, INT_MAX, 0, 0, 0);
+	}
+}
+
+int pspawn_vector_release(pspawn_vector_t v)
+{
+	open_gates(v, 1);
+	return 0;
+}
+
+void pspawn_vector_free(pspawn_vector_t *out)
+{
+	struct pspawn_vector *v = *out;
+
+	if (!v)
+		return;
+	if (v->groups)
+		open_gates(v, 2);
+	for (size_t g = 0; g < v->ngroups; g++) {
+		pspawn_arena_close(&v->groups[g].arena);
+		free(v->groups[g].members);
+	}
+	free(v->groups);
+	free(v);
+	*out = NULL;
+}
+
+int pspawn_vector(struct pspawn_task *tasks, size_t ntasks, unsigned flags)
+{
+	pspawn_vector_t v;
+	int rv = pspawn_vector_start(&v, tasks, ntasks, flags);
+
+	if (rv < 0)
+		return rv;
+	rv = pspawn_vector_wait(v);
+	pspawn_vector_release(v);
+	pspawn_vector_free(&v);
+	return rv;
+}
+
+/* ---- 2012 ---- */
+
+int pspawn_n(pid_t *pids, pspawn_context_t *ctx, int nspawns, char *argv[])
+{
+	struct pspawn_task *tasks;
+	int rv, err = 0;
+
+	if (!ctx || !*ctx || nspawns < 0)
+		return -EINVAL;
+	tasks = calloc(nspawns ? (size_t)nspawns : 1, sizeof *tasks);
+	if (!tasks)
+		return -ENOMEM;
+	for (int i = 0; i < nspawns; i++) {
+		tasks[i].context = *ctx;
+		tasks[i].argv = argv;
+	}
+	rv = pspawn_vector(tasks, (size_t)nspawns, 0);
+	for (int i = 0; i < nspawns; i++) {
+		pids[i] = tasks[i].pid;
+		if (tasks[i].error && !err)
+			err = tasks[i].error;
+	}
+	for (int i = 0; rv > 0 && i < nspawns; i++)
+		if (pids[i] > 0) {
+			kill(pids[i], SIGKILL);
+			while (waitpid(pids[i], NULL, 0) < 0 && errno == EINTR)
+				;
+			pids[i] = 0;
+		}
+	free(tasks);
+	return rv < 0 ? rv : -err;
+}
+
+pid_t pspawn(pspawn_context_t *ctx, char *argv[])
+{
+	pid_t pid = 0;
+	int rv = pspawn_n(&pid, ctx, 1, argv);
+
+	return rv < 0 ? rv : pid;
+}
