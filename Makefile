@@ -8,7 +8,7 @@ PYTEST = .venv/bin/python -m pytest tests
 unexport PSPAWN PSPAWN_FORK_POINT PSPAWN_REPORT PSPAWN_REQUIRE PSPAWN_TIMEOUT PSPAWN_VERBOSE
 unexport PSPAWN_BIND_TO PSPAWN_ENGINE PSPAWN_DOMAINS PSPAWN_MPIRUN
 
-C_SOURCES = find examples launcher spank_plugin tests -name '*.[ch]' \
+C_SOURCES = find $(wildcard examples launcher spank_plugin tests) -name '*.[ch]' \
 	-not -path '*/build/*' -not -path '*/_native/*' -not -name '_*.c' -print
 
 # Stamps: what has been set up, and is up to date if nothing it was made from is newer.
