@@ -63,7 +63,7 @@ packages-lint:
 native:
 	@$(MAKE) --no-print-directory -C launcher
 
-examples:
+examples: native
 	@$(MAKE) --no-print-directory -C examples
 	@$(MAKE) --no-print-directory -C examples mpi MPICC=mpicc.openmpi BUILD=build/openmpi4
 	@$(MAKE) --no-print-directory -C examples mpi MPICC=mpicc.mpich BUILD=build/mpich4
