@@ -218,13 +218,16 @@ class Launcher:
         stdin: Any = subprocess.DEVNULL,
         cwd: Path | None = None,
         bound: bool = False,
+        without_btl: bool = False,
     ) -> Started:
         """Begin a launch of one command, or of several (n, command) parts joined by ':'.
 
-        `before` is a command that execs the launcher (`nice -n5`); `bound` leaves out the base options that leave ranks
-        unbound. In a part's command, the word "@stub" stands for pspawn-stub with its options (or, plain, for nothing).
+        `before` is a command that execs the launcher (`nice -n5`). `bound` leaves out the base options that leave ranks
+        unbound, `without_btl` those that choose the transports. In a part's command, the word "@stub" stands for
+        pspawn-stub with its options (or, plain, for nothing).
         """
-        joined = [(n, list(parts))] if parts and isinstance(parts[0], str) else [(k, list(p)) for k, p in parts]  # type: ignore[union-attr,misc,arg-type]
+        one = isinstance(parts[0], str)
+        joined: list[Any] = [(n, parts)] if one else list(parts)
         self._reports += 1
         report = self.directory / f"report-{self._reports}.json"
         environment = self.environment(env)
@@ -248,7 +251,9 @@ class Launcher:
                 environment[self.mpi.agent] = " ".join(stub)
             else:
                 prefix = stub
-        base = [word for word in self.mpi.base if not (bound and word in ("--bind-to", "none"))]
+        base = [w for w in self.mpi.base if not (bound and w in ("--bind-to", "none"))]
+        if without_btl and base:
+            base = base[: base.index("--mca")]
         command = [*before, *command, *base, *options]
         for k, (ranks, words) in enumerate(joined):
             command += [":"] if k else []
