@@ -443,6 +443,8 @@ static const char *candidate_refusal(struct gatherer *g, struct pair *p, bool *i
 		return "fork point exec was asked for";
 	if (why)
 		return why;
+	if (p->a.sid != p->stub_pid && p->a.sid != getsid(0))
+		return "its session is another than the gatherer's: behind a wrapper that does not exec";
 	if (g->ndomains < 0)
 		return g->synthetic ? "the table of domains (--pspawn-domains) is malformed"
 				    : "the node's NUMA domains cannot be read";
