@@ -138,12 +138,12 @@ def test_applications_are_looked_for_where_hydra_would(tmp_path: Path) -> None:
     assert stubs("-env", f"PATH={tmp_path}/bin", "there", ":", "there") == 1
 
 
-def test_a_stub_that_the_user_wrote_gets_no_second_one() -> None:
-    words = ["-n", "2", STUB, "/bin/true"]
-    assert hydra.launch([*words[:2], "/bin/true"], STUB, StubOptions()).args == [*words[:2], *PREFIX, "/bin/true"]
-    here = Path(__file__).parent
-    launch = hydra.launch(["-n", "2", str(here / "pspawn-stub"), "/bin/true"], STUB, StubOptions())
-    assert STUB not in launch.args
+def test_a_stub_that_the_user_wrote_gets_our_options_and_no_second_one(tmp_path: Path) -> None:
+    own = tmp_path / "pspawn-stub"
+    os.symlink("/bin/true", own)
+    words = ["-n", "2", str(own), "--pspawn-verbose", "/bin/true", "x"]
+    launch = hydra.launch(words, STUB, StubOptions(timeout=3))
+    assert launch.args == [*words[:3], "--pspawn-engine=hydra", "--pspawn-timeout=3", *words[3:]]
 
 
 @on_hydra

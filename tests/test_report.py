@@ -126,6 +126,12 @@ def test_the_table_groups_ranks_by_what_they_share(tmp_path: Path) -> None:
     assert all(line.index(" fork ") + 1 == head.index(" by ") + 1 for line in lines if " fork  " in line)
 
 
+def test_the_summary_says_why_no_rank_was_forked() -> None:
+    ranks = [rank(k, launched_by="exec", context=None, reason="static executable") for k in range(2)]
+    made = report.from_dict({"version": 1, "engine": "hydra", "nodes": [node("a", ranks, contexts=[])]})
+    assert report.summary(made) == "0 of 2 ranks forked (static executable)"
+
+
 @given(st.sets(st.integers(0, 60)))
 def test_ranges_name_each_number_once(numbers: set[int]) -> None:
     found: list[int] = []

@@ -306,9 +306,12 @@ def summary(report: Report) -> str:
         used = [c for node in report.nodes for c in node.contexts if c.requests]
         points = ", ".join(sorted({context.fork_point for context in used}))
         line += f" from {_count(len(used), 'proxy', 'proxies')}" + (f" ({points})" if points else "")
+    elif len({rank.reason for rank in ranks}) == 1 and ranks[0].reason:
+        return f"{line} ({ranks[0].reason})"
     line += f", {_count(sum(node.vector_calls for node in report.nodes), 'vector call')}"
-    if len(report.nodes) > 1:
-        line += f" on {len(report.nodes)} nodes"
+    hosts = {node.host for node in report.nodes}
+    if len(hosts) > 1:
+        line += f" on {len(hosts)} nodes"
     released = [rank.released_us for rank in ranks if rank.released_us is not None]
     return line + (f", last rank released after {max(released) / 1000:.0f} ms" if released else "")
 

@@ -33,7 +33,7 @@ def find(name: str = "mpirun") -> Mpirun:
             raise EngineError(f"PSPAWN_MPIRUN={named} is not on PATH", 127)
         trouble = startable.problem(file)
         if trouble:
-            raise EngineError(f"PSPAWN_MPIRUN={named}: {trouble}", 127 if trouble.startswith("No such") else 126)
+            raise EngineError(f"PSPAWN_MPIRUN={named} {trouble}", 127 if trouble == startable.MISSING else 126)
         if _is_ours(file):
             raise EngineError(f"PSPAWN_MPIRUN={named} is pspawn itself: name the real mpirun", 126)
         return Mpirun(os.path.abspath(file), named)
@@ -42,7 +42,7 @@ def find(name: str = "mpirun") -> Mpirun:
         hidden = False
         for entry in entries:
             file = os.path.join(entry, wanted)
-            if not startable._is_executable(file):
+            if not startable.is_executable(file):
                 continue
             if _is_ours(file):
                 hidden = True

@@ -71,7 +71,11 @@ def launch(args: Sequence[str], stub: str, options: StubOptions) -> Launch:
                 trouble = _problem(command, part.get("wdir"), part.get("path", path))
                 if trouble:
                     trouble = f"{command} {trouble}"
-                elif os.path.basename(command) != "pspawn-stub":
+                elif os.path.basename(command) == "pspawn-stub":  # the user's own: it only lacks our options
+                    result.append(command)
+                    result += prefix[1:]
+                    at += 1
+                else:
                     result += prefix
                 prefixed += not trouble
             result += args[at:end]

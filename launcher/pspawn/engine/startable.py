@@ -10,6 +10,7 @@ import stat
 
 _ELF = b"\x7fELF"
 _PT_INTERP = 3
+MISSING = "does not exist"
 
 
 def find(command: str, directory: str | None = None, path: str | None = None) -> str | None:
@@ -21,7 +22,7 @@ def find(command: str, directory: str | None = None, path: str | None = None) ->
         return os.path.join(directory or "", command)
     for entry in (os.environ.get("PATH", os.defpath) if path is None else path).split(":"):
         file = os.path.join(directory or "", entry, command)
-        if _is_executable(file):
+        if is_executable(file):
             return file
     return None
 
@@ -30,8 +31,10 @@ def problem(file: str) -> str | None:
     """Why execve() of the file would fail, None if it would not."""
     try:
         mode = os.stat(file).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return MISSING
     except (OSError, ValueError) as error:
-        return getattr(error, "strerror", None) or str(error)
+        return f"can't be reached ({getattr(error, 'strerror', None) or error})"
     if not stat.S_ISREG(mode):
         return "is a directory" if stat.S_ISDIR(mode) else "is not a regular file"
     if not os.access(file, os.X_OK):
@@ -46,7 +49,7 @@ def problem(file: str) -> str | None:
         return None  # executable but not readable: nothing can be said against it
 
 
-def _is_executable(file: str) -> bool:
+def is_executable(file: str) -> bool:
     try:
         return stat.S_ISREG(os.stat(file).st_mode) and os.access(file, os.X_OK)
     except (OSError, ValueError):
@@ -54,7 +57,7 @@ def _is_executable(file: str) -> bool:
 
 
 def _interpreter_problem(words: list[bytes]) -> str | None:
-    if words and _is_executable(os.fsdecode(words[0])):
+    if words and is_executable(os.fsdecode(words[0])):
         return None
     return "has a bad interpreter" + (f", {os.fsdecode(words[0])}" if words else "")
 
@@ -82,6 +85,6 @@ def _elf_problem(head: bytes) -> str | None:
         if number(at, 4) == _PT_INTERP:
             begin, length = (number(at + 8, 8), number(at + 32, 8)) if wide else (number(at + 4, 4), number(at + 16, 4))
             interpreter = head[begin : begin + length].rstrip(b"\0")
-            if interpreter and begin + length <= len(head) and not _is_executable(os.fsdecode(interpreter)):
+            if interpreter and begin + length <= len(head) and not is_executable(os.fsdecode(interpreter)):
                 return f"has a bad interpreter, {os.fsdecode(interpreter)}"
     return None
