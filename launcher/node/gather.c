@@ -27,6 +27,7 @@
 /* What an epoll event is about: the kind in the upper half, an index in the lower. */
 enum { ON_LISTENER, ON_SIGNAL, ON_PAIR, ON_CONTEXT };
 
+#define LINGER_US 1000000 /* without a living pair, while not all of the node's stubs have arrived */
 #define RELEASE_GRACE_US 20000 /* after the last commit, until the ranks have noted their times */
 
 #ifdef PSPAWN_TEST
@@ -1140,6 +1141,9 @@ static bool has_work(const struct gatherer *g)
 		    p->rank_pid && !p->rank_ended)
 			return true; /* killed, but not yet reaped: its cgroup must be empty when we go */
 	}
+	/* stubs that were told to exec leave at once, others of the node are still to come: one report for all */
+	if (g->arrived < g->local_size && now_us() - g->last_arrival_us < LINGER_US)
+		return true;
 	if (g->outstanding > 0 && now_us() - g->last_arrival_us < g->timeout_ms * 1000ll)
 		return true;
 	return g->npairs == 0 && now_us() - g->last_heartbeat_us < 10000000;

@@ -456,6 +456,7 @@ static void start_gatherer(int listener)
 	char path[PATH_MAX];
 	struct raw_text t = {path, sizeof path, 0};
 	char *argv[2] = {path, NULL};
+	uint64_t ignore[4] = {1 /* SIG_IGN */, 0, 0, 0}, old[4] = {0, 0, 0, 0};
 	long n = sys4(__NR_readlinkat, RAW_AT_FDCWD, "/proc/self/exe", path, sizeof path - 1), pid;
 
 	if (n <= 0)
@@ -464,9 +465,13 @@ static void start_gatherer(int listener)
 		slashes += path[n - 1] == '/';
 	t.at = (size_t)n;
 	raw_put(&t, "/libexec/pspawn/pspawn-gather");
-	pid = sys5(__NR_clone, 17 /* SIGCHLD */, 0, 0, 0, 0);
+	/* With SIGCHLD ignored the child in between is reaped without a trace in this process's rusage, which a plain
+	 * launch would hand on to the rank. */
+	sys4(__NR_rt_sigaction, 17 /* SIGCHLD */, ignore, old, 8);
+	pid = sys5(__NR_clone, 17, 0, 0, 0, 0);
 	if (pid > 0)
 		sys4(__NR_wait4, pid, NULL, 0x40000000 /* __WALL */, NULL);
+	sys4(__NR_rt_sigaction, 17, old, NULL, 8);
 	if (pid != 0)
 		return;
 	/* Hydra gives each stub a session; the gatherer must not live in the session of one of them. */
@@ -838,6 +843,8 @@ void stub_main(long *stack)
 	}
 	if (stub.off || found < 0)
 		exec_plainly();
+	if (stub.fork_point && raw_streq(stub.fork_point, "exec") && !stub.report && !stub.require)
+		exec_plainly(); /* nothing to do, and nobody to tell */
 	if (stub.job.engine == PSPAWN_NO_ENGINE)
 		launch_plainly("not started by a launcher that pspawn knows (no OMPI_, PMI_ or SLURM_ variables)");
 	sys_sigmask(SIG_BLOCK, &all, NULL);
