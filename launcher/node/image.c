@@ -52,7 +52,7 @@ static bool names_stub(const struct pair *pair)
 	for (uint32_t i = 0; i < pair->a.key.argc; i++, s += strlen(s) + 1)
 		if (i > 0 && strcmp(base_name(s), "pspawn-stub") == 0)
 			return true;
-	return false;
+	return strcmp(base_name(pair->path), "pspawn-stub") == 0;
 }
 
 static const char *elf_refusal(const char *head, size_t n, int fd)
