@@ -27,6 +27,7 @@
 /* What an epoll event is about: the kind in the upper half, an index in the lower. */
 enum { ON_LISTENER, ON_SIGNAL, ON_PAIR, ON_CONTEXT };
 
+#define PROXY_GRACE_US 2000000 /* for a proxy to end after its doorbell was closed */
 #define LINGER_US 1000000 /* without a living pair, while not all of the node's stubs have arrived */
 #define RELEASE_GRACE_US 20000 /* after the last commit, until the ranks have noted their times */
 
@@ -310,13 +311,33 @@ static void refuse(struct context *c, int fork_point, const char *reason)
 	c->nrefusals++;
 }
 
+/* Closes the doorbell: the proxy ends by itself, and if it does not, tick() ends it. */
+static void end_context(struct context *c, enum context_state state)
+{
+	c->state = state;
+	if (!c->ended_us)
+		c->ended_us = now_us();
+	pspawn_context_end(&c->c);
+}
+
 static void fail_context(struct context *c, const char *reason)
 {
 	refuse(c, PSPAWN_PREINIT, reason);
-	c->state = CONTEXT_FAILED;
-	pspawn_context_end(&c->c);
-	if (c->c.serving > 0 && c->c.serving == c->c.pid)
-		kill(c->c.pid, SIGKILL); /* our child, not reaped: still that process, unless the next line clears it */
+	end_context(c, CONTEXT_FAILED);
+}
+
+/* The proxy's processes that are still there. A climber and the lower rung that it came from are two. */
+static bool has_processes(const struct context *c)
+{
+	return (c->c.pid > 0 && !c->pid_gone) || (c->c.serving > 0 && c->c.serving != c->c.pid && !c->serving_gone);
+}
+
+static void kill_processes(const struct context *c)
+{
+	if (c->c.pid > 0 && !c->pid_gone)
+		kill(c->c.pid, SIGKILL);
+	if (c->c.serving > 0 && c->c.serving != c->c.pid && !c->serving_gone)
+		kill(c->c.serving, SIGKILL);
 }
 
 /* Strings as the vector that exec wants; owned by the caller. */
@@ -637,10 +658,8 @@ static void close_collection(struct gatherer *g)
 	}
 	free(candidates);
 	for (int i = 0; i < g->ncontexts; i++)
-		if (g->contexts[i]->nmembers == 0 && g->contexts[i]->state < CONTEXT_CALLED) {
-			pspawn_context_end(&g->contexts[i]->c); /* begun for ranks that did not come */
-			g->contexts[i]->state = CONTEXT_CLOSED;
-		}
+		if (g->contexts[i]->nmembers == 0 && g->contexts[i]->state < CONTEXT_CALLED)
+			end_context(g->contexts[i], CONTEXT_CLOSED); /* begun for ranks that did not come */
 	g->phase = PHASE_CONTEXTS;
 	test_stop("collected");
 }
@@ -837,12 +856,10 @@ static void request(struct gatherer *g, struct context *c)
 	}
 	c->nmembers = kept;
 	if (kept == 0) {
-		c->state = CONTEXT_CLOSED;
-		pspawn_context_end(&c->c);
+		end_context(c, CONTEXT_CLOSED);
 	} else if (!channels || pspawn_arena_open(&c->arena, (uint32_t)kept, bytes) < 0) {
 		dismiss_members(g, c, "out of memory for the vector call");
-		c->state = CONTEXT_CLOSED;
-		pspawn_context_end(&c->c);
+		end_context(c, CONTEXT_CLOSED);
 	} else {
 		for (int m = 0; m < kept; m++) {
 			fill_slot(&c->arena, c, (uint32_t)m, g->pairs[c->members[m]]);
@@ -877,8 +894,7 @@ static void make_vector_call(struct gatherer *g)
 		why = not_good_enough(g, c);
 		if (why) {
 			dismiss_members(g, c, why);
-			c->state = CONTEXT_CLOSED;
-			pspawn_context_end(&c->c);
+			end_context(c, CONTEXT_CLOSED);
 			continue;
 		}
 		request(g, c);
@@ -941,8 +957,7 @@ static void conclude(struct gatherer *g, struct context *c)
 			dismiss(g, p, reason);
 		}
 	}
-	c->state = CONTEXT_SETTLED;
-	pspawn_context_end(&c->c);
+	end_context(c, CONTEXT_SETTLED);
 }
 
 /* The gate opens for all ranks of the node at once: early ones would spin in MPI_Init and starve the proxies. */
@@ -1063,8 +1078,8 @@ static void lose_early_rank(struct gatherer *g, pid_t pid)
 	for (int i = 0; i < g->ncontexts; i++) {
 		struct context *c = g->contexts[i];
 
-		if (c->c.pid == pid)
-			c->c.pid = 0;
+		c->pid_gone |= c->c.pid == pid;
+		c->serving_gone |= c->c.serving == pid;
 		for (uint32_t s = 0; c->arena.batch && c->state == CONTEXT_CALLED && s < c->arena.batch->nslots; s++) {
 			struct pspawn_slot *slot = &c->arena.batch->slots[s];
 
@@ -1118,6 +1133,8 @@ static void tick(struct gatherer *g)
 		struct context *c = g->contexts[i];
 		long progress;
 
+		if (c->ended_us && now - c->ended_us > PROXY_GRACE_US)
+			kill_processes(c); /* stopped, or stuck in a constructor */
 		if (c->state != CONTEXT_STARTING && c->state != CONTEXT_CLIMBING)
 			continue;
 		progress = pspawn_progress(c->c.serving);
@@ -1130,17 +1147,36 @@ static void tick(struct gatherer *g)
 	}
 }
 
+static bool has_pairs(const struct gatherer *g)
+{
+	for (int i = 0; i < g->npairs; i++)
+		if (is_live(g->pairs[i]))
+			return true;
+	return false;
+}
+
+/* Nobody is left to fork for: all stubs died before the vector call. */
+static void abandon_contexts(struct gatherer *g)
+{
+	for (int i = 0; i < g->ncontexts; i++)
+		if (!g->contexts[i]->ended_us)
+			end_context(g->contexts[i], CONTEXT_CLOSED);
+}
+
 static bool has_work(const struct gatherer *g)
 {
+	if (has_pairs(g))
+		return true;
 	for (int i = 0; i < g->npairs; i++) {
 		const struct pair *p = g->pairs[i];
 
-		if (is_live(p))
-			return true;
 		if ((p->state == PAIR_PREPARED || p->state == PAIR_COMMITTED || p->state == PAIR_LOST) &&
 		    p->rank_pid && !p->rank_ended)
 			return true; /* killed, but not yet reaped: its cgroup must be empty when we go */
 	}
+	for (int i = 0; i < g->ncontexts; i++)
+		if (has_processes(g->contexts[i]))
+			return true;
 	/* stubs that were told to exec leave at once, others of the node are still to come: one report for all */
 	if (g->arrived < g->local_size && now_us() - g->last_arrival_us < LINGER_US)
 		return true;
@@ -1213,10 +1249,10 @@ int main(void)
 		}
 		advance(&g);
 		tick(&g);
+		if (!has_pairs(&g))
+			abandon_contexts(&g);
 		if (!has_work(&g))
 			accept_stubs(&g); /* somebody may have connected a moment ago */
 	} while (has_work(&g));
-	for (int i = 0; i < g.ncontexts; i++)
-		pspawn_context_end(&g.contexts[i]->c);
 	return 0;
 }

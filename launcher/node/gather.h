@@ -61,6 +61,8 @@ struct context {
 	struct pspawn_arena arena;
 	int *members, nmembers; /* owned: pairs of the current vector call */
 	bool leader_ended;
+	bool pid_gone, serving_gone; /* reaped: never to be signalled again */
+	int64_t ended_us;	/* when the doorbell was closed; 0: it is open */
 	long progress;		/* of what is awaited */
 	int64_t progress_us;	/* when it last changed */
 	struct refusal refusals[MAX_REFUSALS];
