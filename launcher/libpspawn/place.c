@@ -9,81 +9,133 @@
 
 #include "internal.h"
 
-static int meets(const uint8_t *a, size_t a_bytes, const uint8_t *b, size_t b_bytes)
+/*
+ * Masks as 64-bit words, and of a rank's mask only the words that are not 0: mpirun waits while 1024 ranks are placed on
+ * 64 domains and 8192 CPUs. Which CPU a bit is does not matter here, only whether two masks share one.
+ */
+struct table {
+	size_t ndomains, width; /* words of a mask */
+	size_t sig_words;	/* words of a signature: the domains that a mask meets, bit d is domain d */
+	uint64_t *cpus;		/* domain d's at cpus + d * width */
+	uint64_t *mask;		/* a rank's, while it is looked at */
+	size_t *used;		/* its words that are not 0 */
+	uint64_t *sigs;		/* rank r's signature at sigs + r * sig_words */
+	uint8_t *done;		/* for each rank */
+	int *touched;		/* the domains of one group */
+};
+
+static void load_words(uint64_t *words, size_t width, const uint8_t *mask, size_t bytes)
 {
-	for (size_t i = 0; i < a_bytes && i < b_bytes; i++)
-		if (a[i] & b[i])
-			return 1;
-	return 0;
+	memset(words, 0, width * sizeof *words);
+	memcpy(words, mask, bytes < width * sizeof *words ? bytes : width * sizeof *words);
 }
 
-/* The number of domains that a mask meets, and the first of them. */
-static size_t domains_of(const struct pspawn_domain *domains, size_t n, const uint8_t *mask, size_t bytes, int *first)
+static void table_close(struct table *t)
 {
-	size_t count = 0;
+	free(t->cpus);
+	free(t->mask);
+	free(t->used);
+	free(t->sigs);
+	free(t->done);
+	free(t->touched);
+}
 
-	*first = -1;
-	for (size_t d = 0; d < n; d++)
-		if (meets(mask, bytes, domains[d].cpus, domains[d].cpus_bytes)) {
-			if (count++ == 0)
-				*first = (int)d;
+static int table_open(struct table *t, const struct pspawn_domain *domains, size_t ndomains, size_t nranks)
+{
+	uint64_t any = 0;
+
+	memset(t, 0, sizeof *t);
+	t->ndomains = ndomains;
+	for (size_t d = 0; d < ndomains; d++)
+		if ((domains[d].cpus_bytes + 7) / 8 > t->width)
+			t->width = (domains[d].cpus_bytes + 7) / 8;
+	if (t->width == 0)
+		return -EINVAL;
+	t->sig_words = (ndomains + 63) / 64;
+	t->cpus = calloc(ndomains * t->width, sizeof *t->cpus);
+	t->mask = calloc(t->width, sizeof *t->mask);
+	t->used = calloc(t->width, sizeof *t->used);
+	t->sigs = calloc(nranks * t->sig_words + 1, sizeof *t->sigs);
+	t->done = calloc(nranks + 1, 1);
+	t->touched = calloc(ndomains, sizeof *t->touched);
+	if (!t->cpus || !t->mask || !t->used || !t->sigs || !t->done || !t->touched)
+		return -ENOMEM;
+	for (size_t d = 0; d < ndomains; d++)
+		if (domains[d].cpus_bytes)
+			load_words(t->cpus + d * t->width, t->width, domains[d].cpus, domains[d].cpus_bytes);
+	for (size_t w = 0; w < ndomains * t->width; w++)
+		any |= t->cpus[w];
+	return any ? 0 : -EINVAL;
+}
+
+/* The signature of a mask. */
+static void sign(struct table *t, const uint8_t *mask, size_t bytes, uint64_t *sig)
+{
+	size_t nused = 0;
+
+	load_words(t->mask, t->width, mask, bytes);
+	for (size_t w = 0; w < t->width; w++)
+		if (t->mask[w])
+			t->used[nused++] = w;
+	for (size_t d = 0; d < t->ndomains; d++)
+		for (size_t k = 0; k < nused; k++)
+			if (t->cpus[d * t->width + t->used[k]] & t->mask[t->used[k]]) {
+				sig[d / 64] |= 1ull << d % 64;
+				break;
+			}
+}
+
+/* The domains of a signature into t->touched; their number. */
+static size_t list_touched(struct table *t, const uint64_t *sig)
+{
+	size_t n = 0;
+
+	for (size_t d = 0; d < t->ndomains; d++)
+		if (sig[d / 64] >> d % 64 & 1)
+			t->touched[n++] = (int)d;
+	return n;
+}
+
+/* The ranks with the signature of `first`, which is the first of them, in equal blocks. */
+static void place_group(struct table *t, size_t first, size_t nranks, size_t ntouched, int *domain_of)
+{
+	size_t bytes = t->sig_words * sizeof *t->sigs, members = 0, k = 0;
+	const uint64_t *sig = t->sigs + first * t->sig_words;
+
+	for (int pass = 0; pass < 2; pass++)
+		for (size_t r = first; r < nranks; r++) {
+			if (t->done[r] || memcmp(t->sigs + r * t->sig_words, sig, bytes) != 0)
+				continue;
+			if (pass == 0) {
+				members++;
+			} else {
+				domain_of[r] = t->touched[k++ * ntouched / members];
+				t->done[r] = 1;
+			}
 		}
-	return count;
 }
 
 int pspawn_place(const struct pspawn_domain *domains, size_t ndomains, const uint8_t *const *masks, size_t mask_bytes,
 		 size_t nranks, int *domain_of)
 {
-	size_t i = 0;
-	int usable = 0;
+	struct table t;
+	int rv = table_open(&t, domains, ndomains, nranks);
 
-	for (size_t d = 0; d < ndomains; d++)
-		for (size_t b = 0; b < domains[d].cpus_bytes; b++)
-			usable |= domains[d].cpus[b];
-	if (!usable)
-		return -EINVAL;
-	for (size_t r = 0; r < nranks; r++)
-		if (domains_of(domains, ndomains, masks[r], mask_bytes, &domain_of[r]) == 0)
-			return -ENODEV;
-	/* Ranks whose masks touch the same several domains form a group; each group goes in equal blocks. */
-	unsigned char *done = calloc(nranks ? nranks : 1, 1);
-	int *touched = calloc(ndomains, sizeof *touched);
+	for (size_t r = 0; rv == 0 && r < nranks; r++) {
+		uint64_t *sig = t.sigs + r * t.sig_words;
 
-	if (!done || !touched) {
-		free(done);
-		free(touched);
-		return -ENOMEM;
+		if (r > 0 && memcmp(masks[r], masks[r - 1], mask_bytes) == 0)
+			memcpy(sig, sig - t.sig_words, t.sig_words * sizeof *sig);
+		else
+			sign(&t, masks[r], mask_bytes, sig);
+		if (list_touched(&t, sig) == 0)
+			rv = -ENODEV;
 	}
-	for (i = 0; i < nranks; i++) {
-		size_t members = 0, k = 0, ntouched = 0;
-
-		if (done[i])
-			continue;
-		for (size_t d = 0; d < ndomains; d++)
-			if (meets(masks[i], mask_bytes, domains[d].cpus, domains[d].cpus_bytes))
-				touched[ntouched++] = (int)d;
-		if (ntouched == 1)
-			continue;
-		for (size_t r = i; r < nranks; r++) {
-			size_t same = 0;
-			int first;
-
-			if (!done[r] && domains_of(domains, ndomains, masks[r], mask_bytes, &first) == ntouched)
-				for (size_t t = 0; t < ntouched; t++)
-					same += (size_t)meets(masks[r], mask_bytes, domains[touched[t]].cpus,
-							      domains[touched[t]].cpus_bytes);
-			if (ntouched && same == ntouched)
-				done[r] = 2, members++;
-		}
-		for (size_t r = i; r < nranks; r++)
-			if (done[r] == 2) {
-				domain_of[r] = touched[k++ * ntouched / members];
-				done[r] = 1;
-			}
-	}
-	free(done);
-	free(touched);
-	return 0;
+	for (size_t r = 0; rv == 0 && r < nranks; r++)
+		if (!t.done[r])
+			place_group(&t, r, nranks, list_touched(&t, t.sigs + r * t.sig_words), domain_of);
+	table_close(&t);
+	return rv;
 }
 
 int pspawn_parse_cpu_list(const char *list, uint8_t *mask, size_t bytes, const char **end)
@@ -184,7 +236,8 @@ int pspawn_domains_from_sysfs(const char *root, struct pspawn_domain *domains, u
 			return -EINVAL;
 		if (pspawn_parse_cpu_list(text, masks[n], PSPAWN_CPU_BYTES, NULL) < 0)
 			return -EINVAL;
-		domains[n] = (struct pspawn_domain){.numa_node = node, .cpus = masks[n], .cpus_bytes = PSPAWN_CPU_BYTES};
+		domains[n] =
+			(struct pspawn_domain){.numa_node = node, .cpus = masks[n], .cpus_bytes = PSPAWN_CPU_BYTES};
 		n++;
 	}
 	return n ? n : -ENODEV;
