@@ -39,10 +39,10 @@ def run(path: str, argv: list[str], env: Mapping[str, str]) -> int:
     watched = {*PASSED_ON, signal.SIGCHLD}
     before: Mask = signal.pthread_sigmask(signal.SIG_BLOCK, watched)
     try:
-        child = _start(path, argv, env, before)
+        # First, so that there is no signal to both of us that it misses.
         witness = _Witness(before)
         try:
-            return _watch(child, watched, witness)
+            return _watch(_start(path, argv, env, before), watched, witness)
         finally:
             witness.end()
     finally:
