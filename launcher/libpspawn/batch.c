@@ -69,7 +69,8 @@ static int proxy_policy_differs(const struct pspawn_context *ctx, const struct p
 	return want->mempolicy != ctx->base.mempolicy || memcmp(want->nodes, ctx->base.nodes, sizeof want->nodes) != 0;
 }
 
-void pspawn_slot_settings(const struct pspawn_context *ctx, struct pspawn_slot *slot, const struct pspawn_settings *want)
+void pspawn_slot_settings(const struct pspawn_context *ctx, struct pspawn_slot *slot,
+			  const struct pspawn_settings *want)
 {
 	const struct pspawn_settings *base = &ctx->base;
 
@@ -123,8 +124,10 @@ int pspawn_context_request(struct pspawn_context *ctx, struct pspawn_arena *aren
 
 int pspawn_context_climb(struct pspawn_context *ctx, struct pspawn_arena *arena, int timeout_ms)
 {
-	struct pspawn_msg msg = {
-		.kind = PSPAWN_MSG_CLIMB, .first = (uint32_t)timeout_ms, .fork_point = PSPAWN_MAIN, .size = arena->size};
+	struct pspawn_msg msg = {.kind = PSPAWN_MSG_CLIMB,
+				 .first = (uint32_t)timeout_ms,
+				 .fork_point = PSPAWN_MAIN,
+				 .size = arena->size};
 	long ret = raw_send(ctx->sock, &msg, sizeof msg, &arena->memfd, 1, 0);
 
 	return ret < 0 ? (int)ret : 0;

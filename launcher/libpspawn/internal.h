@@ -20,10 +20,10 @@ struct pspawn_context {
 	uint32_t seq;
 	int64_t started_us, created_us;
 	int argc, envc;
-	uint64_t area_bytes; /* room for a rank's strings */
-	struct pspawn_settings base; /* the settings that the proxy's program was exec'd under */
+	uint64_t area_bytes;		/* room for a rank's strings */
+	struct pspawn_settings base;	/* the settings that the proxy's program was exec'd under */
 	uint8_t cpus[PSPAWN_CPU_BYTES]; /* where the proxy runs */
-	int numa_node;		     /* memory bound there, or -1 */
+	int numa_node;			/* memory bound there, or -1 */
 	char comm[16];
 	/* library.c owns these */
 	char *path;
@@ -32,8 +32,8 @@ struct pspawn_context {
 };
 
 struct pspawn_origin {
-	const char *path; /* resolved */
-	const char *cwd;  /* NULL: the caller's */
+	const char *path;    /* resolved */
+	const char *cwd;     /* NULL: the caller's */
 	char **argv, **envp; /* NULL-terminated, as the first rank's */
 	const struct pspawn_settings *settings;
 	const uint8_t *cpus; /* PSPAWN_CPU_BYTES */
@@ -60,11 +60,13 @@ struct pspawn_arena {
 	uint64_t used, size;
 };
 int pspawn_arena_open(struct pspawn_arena *arena, uint32_t nslots, uint64_t extra_bytes);
-uint64_t pspawn_arena_put(struct pspawn_arena *arena, const void *data, size_t len); /* its offset; extra_bytes bound it */
+uint64_t pspawn_arena_put(struct pspawn_arena *arena, const void *data,
+			  size_t len); /* its offset; extra_bytes bound it */
 void pspawn_arena_close(struct pspawn_arena *arena);
 
 /* What of `want` differs from the proxy, into slot->set and its companions. */
-void pspawn_slot_settings(const struct pspawn_context *ctx, struct pspawn_slot *slot, const struct pspawn_settings *want);
+void pspawn_slot_settings(const struct pspawn_context *ctx, struct pspawn_slot *slot,
+			  const struct pspawn_settings *want);
 
 /* One request: hands the batch over. `fds` (ncommon) go to every rank, `channels` one to each slot. */
 int pspawn_context_request(struct pspawn_context *ctx, struct pspawn_arena *arena, const int *fds, int ncommon,
@@ -74,7 +76,8 @@ int pspawn_context_climb(struct pspawn_context *ctx, struct pspawn_arena *arena,
 
 /* Domains of this node from `root`/devices/system/node; at most `room`; the number, or a negative errno. cpus of each
  * domain are written to masks[i] (PSPAWN_CPU_BYTES). A node without the directory is one domain with node 0. */
-int pspawn_domains_from_sysfs(const char *root, struct pspawn_domain *domains, uint8_t (*masks)[PSPAWN_CPU_BYTES], int room);
+int pspawn_domains_from_sysfs(const char *root, struct pspawn_domain *domains, uint8_t (*masks)[PSPAWN_CPU_BYTES],
+			      int room);
 /* The same from a table "0-3;4-7" of CPU lists. */
 int pspawn_domains_from_table(const char *table, struct pspawn_domain *domains, uint8_t (*masks)[PSPAWN_CPU_BYTES],
 			      int room);

@@ -3,6 +3,7 @@
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/futex.h>
@@ -16,6 +17,8 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/xattr.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -55,6 +58,18 @@ static char **copy_strings(char *const *v)
 	return copy;
 }
 
+static int is_program(const char *path)
+{
+	struct stat st;
+
+	if (access(path, X_OK) < 0 || stat(path, &st) < 0)
+		return 0;
+	if (S_ISREG(st.st_mode))
+		return 1;
+	errno = EACCES; /* what execve(2) says of a directory */
+	return 0;
+}
+
 /* As execvp(3) would find it; a malloc'ed path, or NULL with errno. */
 static char *find_program(const char *name)
 {
@@ -62,7 +77,7 @@ static char *find_program(const char *name)
 	char *path = NULL;
 
 	if (strchr(name, '/'))
-		return access(name, X_OK) == 0 ? strdup(name) : NULL;
+		return is_program(name) ? strdup(name) : NULL;
 	if (!dirs)
 		dirs = "/bin:/usr/bin";
 	for (const char *s = dirs; *s;) {
@@ -70,7 +85,7 @@ static char *find_program(const char *name)
 
 		if (asprintf(&path, "%.*s%s%s", len, s, len ? "/" : "", name) < 0)
 			return NULL;
-		if (access(path, X_OK) == 0)
+		if (is_program(path))
 			return path;
 		free(path);
 		s += len + (s[len] == ':');
@@ -173,6 +188,38 @@ static uint64_t strings_bytes(char *const *v)
 	return bytes;
 }
 
+/* Reaps a child that is about to end: after `grace_ms` it is killed, and after as long again (it hangs in the kernel)
+ * left. */
+static void reap(pid_t pid, int grace_ms)
+{
+	int64_t began = raw_monotonic_us(), waited = 0;
+
+	while (pid > 0 && waitpid(pid, NULL, WNOHANG) == 0 && waited < 2 * grace_ms * 1000ll + 2000000) {
+		if (waited >= grace_ms * 1000ll)
+			kill(pid, SIGKILL);
+		usleep(200);
+		waited = raw_monotonic_us() - began;
+	}
+}
+
+/* A proxy ends by itself when its socket does, once its batch leader has ended. One that does not listen yet, or is
+ * stopped, has to be helped. */
+static void reap_proxy(struct pspawn_context *ctx)
+{
+	int listens = ctx->fork_point != 0;
+
+	pspawn_context_end(ctx);
+	if (ctx->serving > 0 && ctx->serving != ctx->pid) {
+		kill(ctx->serving, SIGCONT);
+		reap(ctx->serving, 2000);
+	}
+	if (ctx->pid > 0) {
+		kill(ctx->pid, SIGCONT);
+		reap(ctx->pid, listens ? 2000 : 0);
+	}
+	ctx->pid = ctx->serving = 0;
+}
+
 static int climb(struct pspawn_context *ctx)
 {
 	struct pspawn_arena arena;
@@ -184,44 +231,110 @@ static int climb(struct pspawn_context *ctx)
 	put_strings(&arena, ctx->argv, ctx->envp, &arena.batch->slots[0]);
 	rv = pspawn_context_climb(ctx, &arena, ctx->timeout_ms);
 	pspawn_arena_close(&arena);
-	return rv < 0 ? rv : wait_ready(ctx);
+	if (rv == 0)
+		rv = wait_ready(ctx);
+	if (rv == 0 && ctx->serving != ctx->pid) {
+		/* the lower rung ends when the higher one serves, and only then is that the caller's child */
+		reap(ctx->pid, ctx->timeout_ms);
+		ctx->pid = ctx->serving;
+	}
+	return rv;
 }
 
-static void reap_proxy(struct pspawn_context *ctx)
+#if defined(__x86_64__)
+#define MACHINE EM_X86_64
+#define LOADER "/ld-linux-x86-64.so.2"
+#else
+#define MACHINE EM_AARCH64
+#define LOADER "/ld-linux-aarch64.so.1"
+#endif
+
+/* Why an ELF file's ld.so would not load the proxy object, or NULL. */
+static const char *elf_refusal(int fd)
 {
-	pid_t pids[2] = {ctx->serving, ctx->pid};
+	Elf64_Ehdr eh;
+	Elf64_Phdr ph;
+	char loader[PATH_MAX] = "";
 
-	pspawn_context_end(ctx);
-	for (int i = 0; i < 2; i++) {
-		int64_t limit = raw_monotonic_us() + 2000000;
-		pid_t pid = pids[i];
+	if (pread(fd, &eh, sizeof eh, 0) != sizeof eh || memcmp(eh.e_ident, ELFMAG, SELFMAG) != 0)
+		return "not an ELF program";
+	if (eh.e_ident[EI_CLASS] != ELFCLASS64 || eh.e_machine != MACHINE || eh.e_phentsize != sizeof ph)
+		return "built for another architecture";
+	for (int i = 0; i < eh.e_phnum; i++) {
+		const char *slash;
 
-		/* it ends by itself when its socket does; a stopped one is helped */
-		while (pid > 0 && waitpid(pid, NULL, WNOHANG) == 0) {
-			if (raw_monotonic_us() > limit)
-				kill(pid, SIGKILL);
-			usleep(200);
-		}
-		if (pids[0] == pids[1])
+		if (pread(fd, &ph, sizeof ph, (off_t)(eh.e_phoff + (size_t)i * sizeof ph)) != sizeof ph)
 			break;
+		if (ph.p_type != PT_INTERP)
+			continue;
+		if (ph.p_filesz >= sizeof loader || pread(fd, loader, ph.p_filesz, (off_t)ph.p_offset) < 0)
+			break;
+		slash = strrchr(loader, '/');
+		return slash && strcmp(slash, LOADER) == 0 ? NULL : "uses another C library than glibc";
 	}
-	ctx->pid = ctx->serving = 0;
+	return "statically linked";
+}
+
+/* Why a program cannot be a proxy, or NULL. Seen beforehand, because it would run instead of stopping. */
+static const char *image_refusal(const char *path)
+{
+	char head[2] = "", capability[64];
+	const char *why = NULL;
+	struct stat st;
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+
+	if (fd < 0)
+		return "its file is not readable";
+	if (fstat(fd, &st) < 0 || st.st_mode & (S_ISUID | S_ISGID))
+		why = "set-uid or set-gid";
+	else if (fgetxattr(fd, "security.capability", capability, sizeof capability) > 0)
+		why = "has file capabilities";
+	else if (pread(fd, head, sizeof head, 0) == sizeof head && memcmp(head, "#!", 2) == 0)
+		why = "a script (#!)";
+	else
+		why = elf_refusal(fd);
+	close(fd);
+	return why;
+}
+
+/* No proxy, plain exec: unless the attr is strict. */
+static int settle_for_exec(struct pspawn_context *ctx, const struct pspawn_context_attr *attr, const char *why)
+{
+	if (why) {
+		ctx->refused_point = PSPAWN_PREINIT;
+		snprintf(ctx->reason, sizeof ctx->reason, "%s", why);
+	}
+	if (attr->strict)
+		return -ENOTSUP;
+	reap_proxy(ctx);
+	ctx->fork_point = PSPAWN_EXEC;
+	return 0;
 }
 
 static int open_proxy(struct pspawn_context *ctx, const struct pspawn_context_attr *attr, const char *path)
 {
 	char object[PATH_MAX];
+	const char *why;
 	struct pspawn_settings settings = ctx->base;
 	char **argv = ctx->argv, **envp = ctx->envp;
 	int timeout_ms = ctx->timeout_ms, wanted = attr->fork_point, rv;
 	uint8_t cpus[PSPAWN_CPU_BYTES];
-	struct pspawn_origin origin = {.path = path, .argv = argv, .envp = envp, .settings = &settings, .cpus = cpus,
-				       .numa_node = attr->numa_node, .proxy_object = attr->proxy_object};
+	struct pspawn_origin origin = {.path = path,
+				       .argv = argv,
+				       .envp = envp,
+				       .settings = &settings,
+				       .cpus = cpus,
+				       .numa_node = attr->numa_node,
+				       .proxy_object = attr->proxy_object};
 
+	why = image_refusal(path);
+	if (why)
+		return settle_for_exec(ctx, attr, why);
 	if (!origin.proxy_object) {
 		rv = find_proxy_object(object, sizeof object);
 		if (rv < 0) {
-			snprintf(ctx->reason, sizeof ctx->reason, "libpspawn_proxy.so is not where libpspawn.so expects it");
+			snprintf(ctx->reason, sizeof ctx->reason,
+				 "libpspawn_proxy.so is not where libpspawn.so expects it");
 			return rv;
 		}
 		origin.proxy_object = object;
@@ -235,11 +348,15 @@ static int open_proxy(struct pspawn_context *ctx, const struct pspawn_context_at
 	ctx->argv = argv;
 	ctx->envp = envp;
 	ctx->timeout_ms = timeout_ms;
+	if (rv == -ENOSPC || (rv == -EINVAL && ctx->reason[0] && !ctx->started_us)) /* nothing was tried yet */
+		return settle_for_exec(ctx, attr, NULL);
 	if (rv < 0)
 		return rv;
 	rv = wait_ready(ctx);
 	if (rv < 0)
 		return rv;
+	if (ctx->fork_point < PSPAWN_PREINIT)
+		return settle_for_exec(ctx, attr, NULL);
 	if (wanted == PSPAWN_AUTO)
 		wanted = attr->argv && ctx->fork_point == PSPAWN_PREINIT ? PSPAWN_PREINIT : PSPAWN_MAIN;
 	if (wanted == PSPAWN_MAIN) {
@@ -247,7 +364,7 @@ static int open_proxy(struct pspawn_context *ctx, const struct pspawn_context_at
 		if (rv < 0)
 			return rv;
 	}
-	if (ctx->fork_point < PSPAWN_PREINIT || (attr->strict && ctx->fork_point < wanted))
+	if (attr->strict && ctx->fork_point < wanted)
 		return -ENOTSUP;
 	return 0;
 }
@@ -385,20 +502,39 @@ static void fail_task(struct pspawn_task *task, int step, int err)
 	task->error = err;
 }
 
-static const int default_fds[] = {0, 0, 1, 1, 2, 2};
-
-static const int *task_fds(const struct pspawn_task *task, int *n)
+/* Pairs {caller's descriptor, number in the rank}; `room` has space for the default: those of 0, 1 and 2 that are open. */
+static const int *task_fds(const struct pspawn_task *task, int *room, int *n)
 {
-	*n = task->fds ? task->nfds : 3;
-	return task->fds ? task->fds : default_fds;
+	if (task->fds) {
+		*n = task->nfds;
+		return task->fds;
+	}
+	*n = 0;
+	for (int fd = 0; fd < 3; fd++)
+		if (fcntl(fd, F_GETFD) >= 0) {
+			room[2 * *n] = room[2 * *n + 1] = fd;
+			*n += 1;
+		}
+	return room;
+}
+
+/* Whether the pairs can be handed over: 0, or a negative errno. */
+static int check_fds(const int *pairs, int n)
+{
+	if (n < 0 || n > RAW_MAX_FDS - 1)
+		return -E2BIG;
+	for (int i = 0; i < n; i++)
+		if (pairs[2 * i + 1] < 0 || fcntl(pairs[2 * i], F_GETFD) < 0)
+			return -EBADF;
+	return 0;
 }
 
 static int same_fds(const struct pspawn_task *a, const struct pspawn_task *b)
 {
-	int na, nb;
-	const int *fa = task_fds(a, &na), *fb = task_fds(b, &nb);
-
-	return na == nb && memcmp(fa, fb, (size_t)na * 2 * sizeof *fa) == 0;
+	if (!a->fds || !b->fds)
+		return a->fds == b->fds;
+	return a->nfds == b->nfds &&
+	       (a->nfds <= 0 || memcmp(a->fds, b->fds, (size_t)a->nfds * 2 * sizeof *a->fds) == 0);
 }
 
 /* What a task wants beyond what the caller has now. */
@@ -407,7 +543,8 @@ static void task_settings(const struct pspawn_task *task, struct pspawn_settings
 	*want = task->context->base;
 	if (task->cpus) {
 		memset(want->cpus, 0, sizeof want->cpus);
-		memcpy(want->cpus, task->cpus, task->cpus_bytes < sizeof want->cpus ? task->cpus_bytes : sizeof want->cpus);
+		memcpy(want->cpus, task->cpus,
+		       task->cpus_bytes < sizeof want->cpus ? task->cpus_bytes : sizeof want->cpus);
 	}
 	if (task->nodes) {
 		want->mempolicy = MPOL_BIND;
@@ -458,21 +595,24 @@ static uint64_t task_bytes(const struct pspawn_task *task)
 	       (task->cgroup ? strlen(task->cgroup) + 32 : 0);
 }
 
-static int request_group(struct pspawn_vector *v, struct group *group)
+static int request_group(struct pspawn_vector *v, struct group *group, int *step)
 {
 	const struct pspawn_task *first = &v->tasks[group->members[0]];
-	int fds[RAW_MAX_FDS], nfds, rv;
+	int fds[RAW_MAX_FDS], room[6], nfds, rv;
 	int32_t numbers[RAW_MAX_FDS];
-	const int *pairs = task_fds(first, &nfds);
+	const int *pairs = task_fds(first, room, &nfds);
 	uint64_t bytes = sizeof numbers;
 
-	if (nfds < 0 || nfds > RAW_MAX_FDS - 1)
-		return -E2BIG;
+	*step = PSPAWN_STEP_FDS;
+	rv = check_fds(pairs, nfds);
+	if (rv < 0)
+		return rv;
 	for (size_t i = 0; i < group->n; i++) {
 		if (!same_fds(first, &v->tasks[group->members[i]]))
 			return -EINVAL;
 		bytes += task_bytes(&v->tasks[group->members[i]]);
 	}
+	*step = PSPAWN_STEP_CONTEXT;
 	rv = pspawn_arena_open(&group->arena, (uint32_t)group->n, bytes);
 	if (rv < 0)
 		return rv;
@@ -482,7 +622,8 @@ static int request_group(struct pspawn_vector *v, struct group *group)
 		fds[i] = pairs[2 * i];
 		numbers[i] = pairs[2 * i + 1];
 	}
-	group->arena.batch->common_fd_numbers = pspawn_arena_put(&group->arena, numbers, (size_t)nfds * sizeof *numbers);
+	group->arena.batch->common_fd_numbers =
+		pspawn_arena_put(&group->arena, numbers, (size_t)nfds * sizeof *numbers);
 	group->arena.batch->gate = v->flags & PSPAWN_GATED ? PSPAWN_GATE_SHARED : PSPAWN_GATE_NONE;
 	group->arena.batch->placed = 1;
 	return pspawn_context_request(group->ctx, &group->arena, fds, nfds, NULL);
@@ -543,14 +684,19 @@ static int exec_child(void *arg)
 	if (task->cpus && (ret = sys3(__NR_sched_setaffinity, 0, sizeof c->want->cpus, c->want->cpus)) < 0)
 		goto fail;
 	c->step = PSPAWN_STEP_MEMORY;
-	if (task->nodes &&
-	    (ret = sys3(__NR_set_mempolicy, MPOL_BIND, c->want->nodes, sizeof c->want->nodes * 8)) < 0)
+	if (task->nodes && (ret = sys3(__NR_set_mempolicy, MPOL_BIND, c->want->nodes, sizeof c->want->nodes * 8)) < 0)
 		goto fail;
 	c->step = PSPAWN_STEP_RLIMITS;
 	for (int i = 0; i < PSPAWN_RLIMITS; i++)
 		if (task->rlimit_set & (1u << i) && (ret = sys_prlimit(i, &c->want->rlimits[i], NULL)) < 0)
 			goto fail;
 	c->step = PSPAWN_STEP_EXEC;
+	/* once signals are let in, no handler of the caller may run in memory that is the caller's */
+	for (int sig = 1; sig <= RAW_NSIG; sig++) {
+		uint64_t action[4] = {c->want->sigignore >> (sig - 1) & 1, 0, 0, 0}; /* SIG_IGN is 1 */
+
+		sys4(__NR_rt_sigaction, sig, action, NULL, 8);
+	}
 	sys_sigmask(SIG_SETMASK, &c->want->sigmask, NULL);
 	ret = sys3(__NR_execve, c->path, c->argv, c->envp);
 fail:
@@ -563,14 +709,16 @@ static void exec_task(struct pspawn_task *task, char *stack)
 	struct pspawn_settings want;
 	struct exec_child c = {.task = task, .want = &want, .path = task->context->path};
 	uint64_t all = ~0ull, old;
+	int room[6], rv;
 	pid_t pid;
 
 	task_settings(task, &want);
 	c.argv = task->argv ? task->argv : task->context->argv;
 	c.envp = task->envp ? task->envp : task->context->envp;
-	c.fds = task_fds(task, &c.nfds);
-	if (c.nfds < 0 || c.nfds > RAW_MAX_FDS) {
-		fail_task(task, PSPAWN_STEP_FDS, E2BIG);
+	c.fds = task_fds(task, room, &c.nfds);
+	rv = check_fds(c.fds, c.nfds);
+	if (rv < 0) {
+		fail_task(task, PSPAWN_STEP_FDS, -rv);
 		return;
 	}
 	c.top = 3;
@@ -658,11 +806,13 @@ int pspawn_vector_start(pspawn_vector_t *out, struct pspawn_task *tasks, size_t 
 		struct group *group = &v->groups[g];
 		int exec = group->ctx->fork_point == PSPAWN_EXEC;
 
-		rv = exec ? exec_group(v, group) : request_group(v, group);
+		int step = PSPAWN_STEP_CONTEXT;
+
+		rv = exec ? exec_group(v, group) : request_group(v, group, &step);
 		if (exec || rv < 0)
 			group->ended = 1;
 		for (size_t i = 0; rv < 0 && i < group->n; i++)
-			fail_task(&tasks[group->members[i]], PSPAWN_STEP_CONTEXT, -rv);
+			fail_task(&tasks[group->members[i]], step, -rv);
 		if (rv < 0)
 			pspawn_arena_close(&group->arena);
 	}
@@ -679,15 +829,18 @@ static long count_settled(const struct group *group)
 	return n;
 }
 
-/* One group's results; slots that never got anywhere have failed. */
-static void take_results(struct pspawn_vector *v, struct group *group, int err)
+/* One group's results; slots that never got anywhere have failed. With their proxy's socket goes the gate's keeper:
+ * ranks that stand there end. */
+static void take_results(struct pspawn_vector *v, struct group *group, int err, int cancelled)
 {
+	int gone = cancelled && group->arena.batch->gate == PSPAWN_GATE_SHARED;
+
 	for (size_t i = 0; group->arena.batch && i < group->n; i++) {
 		struct pspawn_slot *slot = &group->arena.batch->slots[i];
 		struct pspawn_task *task = &v->tasks[group->members[i]];
 		uint32_t state = atomic_load(&slot->state);
 
-		if (state == PSPAWN_SLOT_PREPARED || state == PSPAWN_SLOT_RELEASED) {
+		if ((state == PSPAWN_SLOT_PREPARED && !gone) || state == PSPAWN_SLOT_RELEASED) {
 			task->pid = slot->pid;
 			continue;
 		}
@@ -703,11 +856,21 @@ static void take_results(struct pspawn_vector *v, struct group *group, int err)
 	}
 }
 
+/* After a deadline nobody may start what has been given up: a proxy that was stopped would find the batch when it is
+ * continued. A leader does not take this one any more, ranks that are not set up wait for `placed` until the context's
+ * socket is closed, and when the proxy has ended no pid is missing. */
+static void cancel(struct group *group)
+{
+	group->arena.batch->magic = 0;
+	atomic_store(&group->arena.batch->placed, 0);
+	reap_proxy(group->ctx);
+}
+
 static void wait_group(struct pspawn_vector *v, struct group *group)
 {
 	int64_t moved = raw_monotonic_us();
 	long settled = -1;
-	int err = ECHILD;
+	int err = ECHILD, cancelled;
 
 	/* the leader must be gone too: until then its children are not the caller's */
 	while (!group->ended || count_settled(group) < (long)group->n) {
@@ -721,7 +884,7 @@ static void wait_group(struct pspawn_vector *v, struct group *group)
 		else if (poll(&p, 1, 200) < 0 && errno != EINTR)
 			break;
 		while ((rv = pspawn_context_hear(group->ctx, &msg)) > 0)
-			if (msg.kind == PSPAWN_MSG_ENDED)
+			if (msg.kind == PSPAWN_MSG_ENDED && msg.seq == group->arena.batch->seq)
 				group->ended = 1;
 		now = count_settled(group);
 		if (now != settled) {
@@ -737,8 +900,11 @@ static void wait_group(struct pspawn_vector *v, struct group *group)
 			break;
 		}
 	}
+	cancelled = !group->ended || err == ETIMEDOUT;
+	if (cancelled)
+		cancel(group);
 	group->ended = 1;
-	take_results(v, group, err);
+	take_results(v, group, err, cancelled);
 }
 
 int pspawn_vector_wait(pspawn_vector_t v)

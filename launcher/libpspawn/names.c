@@ -10,9 +10,9 @@ const char *pspawn_fork_point_name(int fork_point)
 
 const char *pspawn_step_name(int step)
 {
-	static const char *const names[] = {"none",	 "context", "fork",	"cgroup",   "session", "rlimits",
-					    "scheduling", "fds",     "arguments", "affinity", "memory",  "cwd",
-					    "proc",	 "gate",    "exec",	"deadline"};
+	static const char *const names[] = {"none",	  "context", "fork",	  "cgroup",   "session", "rlimits",
+					    "scheduling", "fds",     "arguments", "affinity", "memory",	 "cwd",
+					    "proc",	  "gate",    "exec",	  "deadline"};
 
 	return step >= 0 && step < (int)(sizeof names / sizeof *names) ? names[step] : "unknown";
 }

@@ -16,11 +16,11 @@
 #include "rawsys.h"
 
 #define PSPAWN_BATCH_MAGIC 0x70737062u
-#define PSPAWN_CPU_BYTES 1024	 /* CPU masks up to 8192 CPUs, Linux's largest NR_CPUS */
-#define PSPAWN_NODE_BYTES 128	 /* node masks up to 1024 nodes, Linux's largest MAX_NUMNODES */
-#define PSPAWN_REASON_LEN 200	 /* a refusal's reason, terminated */
-#define PSPAWN_RLIMITS 16	 /* RLIM_NLIMITS */
-#define PSPAWN_STRINGS_PAD 8192	 /* bytes that a proxy's argument area is larger than its first rank's */
+#define PSPAWN_CPU_BYTES 1024		 /* CPU masks up to 8192 CPUs, Linux's largest NR_CPUS */
+#define PSPAWN_NODE_BYTES 128		 /* node masks up to 1024 nodes, Linux's largest MAX_NUMNODES */
+#define PSPAWN_REASON_LEN 200		 /* a refusal's reason, terminated */
+#define PSPAWN_RLIMITS 16		 /* RLIM_NLIMITS */
+#define PSPAWN_STRINGS_PAD 8192		 /* bytes that a proxy's argument area is larger than its first rank's */
 #define PSPAWN_PROXY_VAR "PSPAWN_PROXY=" /* <socket fd>,<padding>; only ever in a proxy's initial stack */
 
 /* The doorbell's messages. */
@@ -28,7 +28,7 @@ enum pspawn_msg_kind {
 	/* caller -> proxy */
 	PSPAWN_MSG_BATCH = 1, /* start a batch; fds: memfd, then the fds that all its ranks get */
 	PSPAWN_MSG_CHANNELS,  /* more of the batch: channels of slots first.. */
-	PSPAWN_MSG_CLIMB,     /* go up to `fork_point`; fds: memfd of a batch with one slot, whose environment to take */
+	PSPAWN_MSG_CLIMB, /* go up to `fork_point`; fds: memfd of a batch with one slot, whose environment to take */
 	/* proxy -> caller */
 	PSPAWN_MSG_READY,   /* stopped at fork_point; refused_point with `reason` if a climb failed */
 	PSPAWN_MSG_SETTLED, /* every slot of the batch is prepared or has failed */
@@ -41,8 +41,8 @@ struct pspawn_msg {
 	uint32_t first; /* CHANNELS: slot of the first descriptor; BATCH: number of CHANNELS messages that follow */
 	uint32_t fork_point;
 	uint32_t refused_point;
-	int32_t pid;	/* READY: the proxy at this fork point */
-	uint64_t size;	/* BATCH, CLIMB: bytes of the memfd; READY: bytes of the proxy's argument area */
+	int32_t pid;   /* READY: the proxy at this fork point */
+	uint64_t size; /* BATCH, CLIMB: bytes of the memfd; READY: bytes of the proxy's argument area */
 	char reason[PSPAWN_REASON_LEN];
 };
 
@@ -56,9 +56,9 @@ enum pspawn_slot_state {
 };
 
 enum pspawn_gate {
-	PSPAWN_GATE_NONE,	  /* a rank starts as soon as it is set up */
-	PSPAWN_GATE_SHARED,	  /* all ranks of the batch wait for its word `open` */
-	PSPAWN_GATE_CHANNEL,	  /* each rank waits for one byte on its channel; end of file there ends it */
+	PSPAWN_GATE_NONE,    /* a rank starts as soon as it is set up */
+	PSPAWN_GATE_SHARED,  /* all ranks of the batch wait for its word `open` */
+	PSPAWN_GATE_CHANNEL, /* each rank waits for one byte on its channel; end of file there ends it */
 };
 
 /* What of a slot differs from the proxy and must be set in the rank. */
@@ -80,34 +80,34 @@ enum pspawn_set {
 
 /* The part of an execution context that a process can set for itself; see pspawn_take_context(). */
 struct pspawn_settings {
-	uint64_t sigmask;	/* blocked signals, bit (signal - 1) */
-	uint64_t sigignore;	/* ignored signals, likewise */
+	uint64_t sigmask;   /* blocked signals, bit (signal - 1) */
+	uint64_t sigignore; /* ignored signals, likewise */
 	struct raw_rlimit rlimits[PSPAWN_RLIMITS];
 	uint64_t timerslack_ns;
-	uint64_t corefilter;	/* /proc/PID/coredump_filter */
+	uint64_t corefilter; /* /proc/PID/coredump_filter */
 	int32_t nice, ioprio, sched_policy, sched_priority, oom_score_adj, mempolicy;
 	uint32_t umask;
-	uint8_t cpus[PSPAWN_CPU_BYTES];	 /* affinity, bit CPU */
+	uint8_t cpus[PSPAWN_CPU_BYTES];	  /* affinity, bit CPU */
 	uint8_t nodes[PSPAWN_NODE_BYTES]; /* of mempolicy, bit node */
 };
 
 struct pspawn_slot {
-	uint32_t set;		/* enum pspawn_set */
-	uint32_t rlimit_set;	/* bit resource */
+	uint32_t set;		  /* enum pspawn_set */
+	uint32_t rlimit_set;	  /* bit resource */
 	uint64_t signals_default; /* ignored in the proxy, default in the rank */
 	uint64_t signals_ignore;  /* the other way round */
 	int32_t pgid;
 	uint32_t argc, envc;
-	uint64_t strings;	/* offset in the memfd: argc + envc strings, each terminated */
+	uint64_t strings; /* offset in the memfd: argc + envc strings, each terminated */
 	uint64_t argv_bytes, env_bytes;
-	uint64_t cwd, cgroup;	/* offsets of terminated paths, for SET_CWD and SET_CGROUP (a cgroup.procs file) */
-	uint64_t fds;		/* offset of int32_t[nfds]: the numbers, ascending, that received descriptors take */
+	uint64_t cwd, cgroup; /* offsets of terminated paths, for SET_CWD and SET_CGROUP (a cgroup.procs file) */
+	uint64_t fds;	      /* offset of int32_t[nfds]: the numbers, ascending, that received descriptors take */
 	uint32_t nfds;
 	struct pspawn_settings want;
 	/* results */
 	_Atomic uint32_t state;
-	int32_t pid, err;	/* err: positive errno */
-	uint32_t step;		/* enum pspawn_step */
+	int32_t pid, err;			    /* err: positive errno */
+	uint32_t step;				    /* enum pspawn_step */
 	int64_t forked_us, released_us, entered_us; /* CLOCK_MONOTONIC */
 };
 
@@ -123,7 +123,7 @@ struct pspawn_batch {
 	/* CLIMB: names, each terminated, of the variables whose values differ between the ranks */
 	uint64_t varying;
 	uint64_t varying_bytes;
-	uint32_t masks_differ;	    /* CLIMB: the ranks' CPU masks are not all alike */
+	uint32_t masks_differ; /* CLIMB: the ranks' CPU masks are not all alike */
 	struct pspawn_slot slots[];
 };
 

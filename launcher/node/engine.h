@@ -20,11 +20,6 @@ int openmpi_job(char **envp, struct engine_job *job);
 int hydra_job(char **envp, struct engine_job *job);
 int slurm_job(char **envp, struct engine_job *job);
 
-/* Non-zero if a variable's value is expected to differ between the ranks of a job on one node. `name` ends at '='. */
-int openmpi_rank_variable(const char *name);
-int hydra_rank_variable(const char *name);
-int slurm_rank_variable(const char *name);
-
 /* The value of NAME in "NAME=value" strings, or NULL. */
 static inline const char *engine_getenv(char **envp, const char *name)
 {
@@ -86,12 +81,6 @@ static inline uint64_t engine_hash_process(uint64_t h, int pid)
 	for (after = s; *after >= '0' && *after <= '9'; after++)
 		;
 	return engine_hash(h, s, (size_t)(after - s));
-}
-
-/* Equal up to the name's '=' (or end). */
-static inline int engine_name_is(const char *name, const char *expected)
-{
-	return raw_starts(name, expected) && (name[raw_strlen(expected)] == '=' || name[raw_strlen(expected)] == 0);
 }
 
 #endif

@@ -30,13 +30,3 @@ int hydra_job(char **envp, struct engine_job *job)
 	job->identity = engine_hash_process(0, proxy_pid(job->keep_fd));
 	return 0;
 }
-
-int hydra_rank_variable(const char *name)
-{
-	static const char *const names[] = {"PMI_RANK", "PMI_FD", "PMI_ID", "MPI_LOCALRANKID", "HYDI_CONTROL_FD"};
-
-	for (size_t i = 0; i < sizeof names / sizeof *names; i++)
-		if (engine_name_is(name, names[i]))
-			return 1;
-	return 0;
-}

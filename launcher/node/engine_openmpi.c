@@ -22,17 +22,3 @@ int openmpi_job(char **envp, struct engine_job *job)
 		job->identity = engine_hash_string(job->identity, engine_getenv(envp, uris[i]));
 	return 0;
 }
-
-int openmpi_rank_variable(const char *name)
-{
-	static const char *const names[] = {"OMPI_COMM_WORLD_RANK",	 "OMPI_COMM_WORLD_LOCAL_RANK",
-					    "OMPI_COMM_WORLD_NODE_RANK", "OMPI_MCA_orte_ess_node_rank",
-					    "OMPI_MCA_ess_base_vpid",	 "PMIX_RANK",
-					    "PMIX_ID",			 "OMPI_FILE_LOCATION",
-					    "OMPI_MCA_orte_bound_at_launch"};
-
-	for (size_t i = 0; i < sizeof names / sizeof *names; i++)
-		if (engine_name_is(name, names[i]))
-			return 1;
-	return 0;
-}

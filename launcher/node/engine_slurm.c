@@ -31,8 +31,8 @@ static int tasks_on_node(const char *s, long node)
 
 int slurm_job(char **envp, struct engine_job *job)
 {
-	static const char *const identity[] = {"SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT",
-					       "SLURM_HET_SIZE", "SLURM_NODEID", "SLURMD_NODENAME"};
+	static const char *const identity[] = {"SLURM_JOB_ID",	 "SLURM_STEP_ID", "SLURM_RESTART_COUNT",
+					       "SLURM_HET_SIZE", "SLURM_NODEID",  "SLURMD_NODENAME"};
 	const char *tasks = engine_getenv(envp, "SLURM_STEP_TASKS_PER_NODE");
 	long node = engine_number(envp, "SLURM_NODEID");
 
@@ -48,17 +48,5 @@ int slurm_job(char **envp, struct engine_job *job)
 	job->identity = 0;
 	for (size_t i = 0; i < sizeof identity / sizeof *identity; i++)
 		job->identity = engine_hash_string(job->identity, engine_getenv(envp, identity[i]));
-	return 0;
-}
-
-int slurm_rank_variable(const char *name)
-{
-	static const char *const names[] = {"SLURM_PROCID", "SLURM_LOCALID", "SLURM_TASK_PID", "SLURM_GTIDS",
-					    "PMI_RANK",	    "PMI_FD",	     "PMIX_RANK",      "SLURM_CPU_BIND",
-					    "SLURM_CPU_BIND_LIST"};
-
-	for (size_t i = 0; i < sizeof names / sizeof *names; i++)
-		if (engine_name_is(name, names[i]))
-			return 1;
 	return 0;
 }

@@ -21,14 +21,14 @@
 #include <unistd.h>
 #include <dirent.h>
 
-#include "engine.h"
 #include "gather.h"
+#include "inherited.h"
 
 /* What an epoll event is about: the kind in the upper half, an index in the lower. */
 enum { ON_LISTENER, ON_SIGNAL, ON_PAIR, ON_CONTEXT };
 
 #define PROXY_GRACE_US 2000000 /* for a proxy to end after its doorbell was closed */
-#define LINGER_US 1000000 /* without a living pair, while not all of the node's stubs have arrived */
+#define LINGER_US 1000000      /* without a living pair, while not all of the node's stubs have arrived */
 #define RELEASE_GRACE_US 20000 /* after the last commit, until the ranks have noted their times */
 
 #ifdef PSPAWN_TEST
@@ -226,15 +226,15 @@ static bool split_blob(struct pair *p)
 	struct {
 		const char **to;
 		uint32_t bytes;
-	} parts[] = {{&p->path, a->path_bytes},	    {&p->cwd, a->cwd_bytes},	    {&p->cgroup, a->cgroup_bytes},
-		     {&p->label, a->label_bytes},   {&p->report, a->report_bytes},  {&p->domains, a->domains_bytes},
-		     {&p->argv, a->argv_bytes},	    {&p->env, a->env_bytes}};
+	} parts[] = {{&p->path, a->path_bytes},	      {&p->cwd, a->cwd_bytes},	     {&p->cgroup, a->cgroup_bytes},
+		     {&p->label, a->label_bytes},     {&p->report, a->report_bytes}, {&p->domains, a->domains_bytes},
+		     {&p->refusal, a->refusal_bytes}, {&p->argv, a->argv_bytes},     {&p->env, a->env_bytes}};
 	uint32_t strings = 0;
 
 	for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
 		if (parts[i].bytes > (size_t)(end - s) || (parts[i].bytes && s[parts[i].bytes - 1] != 0))
 			return false;
-		if (!parts[i].bytes && i != 7) /* only the environment may be empty */
+		if (!parts[i].bytes && i != 8) /* only the environment may be empty */
 			return false;
 		*parts[i].to = s;
 		s += parts[i].bytes;
@@ -448,8 +448,29 @@ static void begin_contexts(struct gatherer *g, int pair)
 			}
 	if (n > g->local_size)
 		return; /* blocks leave out domains: wait for the placement */
+	/* the first of its kind: proxies for all; others only where their block will be */
 	for (int i = 0; i < n; i++)
-		context_for(g, pair, touched[i]);
+		if (g->ncontexts == 0 || same_key(g->pairs[g->contexts[0]->model], g->pairs[pair]) ||
+		    i == g->pairs[pair]->a.local_rank * n / g->local_size)
+			context_for(g, pair, touched[i]);
+}
+
+/* Proxies inherit from the gatherer what the first stub had; a rank that would have something else is exec'd. */
+static const char *heritage_refusal(const struct gatherer *g, const struct pair *p)
+{
+	const struct pspawn_inherited *own = &g->own, *its = &p->a.key.inherited;
+
+	if (memcmp(own->namespaces, its->namespaces, sizeof own->namespaces) != 0)
+		return "its namespaces are others than the gatherer's";
+	if (own->root_device != its->root_device || own->root_inode != its->root_inode)
+		return "its root directory is another than the gatherer's";
+	if (memcmp(own, its, sizeof *own) != 0)
+		return "its credentials, capabilities or personality are others than the gatherer's";
+	if (strcmp(g->own_cgroup, p->cgroup) != 0)
+		return "its cgroup is another than the gatherer's";
+	if (strcmp(g->own_label, p->label) != 0)
+		return "its security label is another than the gatherer's";
+	return NULL;
 }
 
 /* Why this stub's rank cannot be forked, seen from itself alone; or NULL. */
@@ -458,6 +479,8 @@ static const char *candidate_refusal(struct gatherer *g, struct pair *p, bool *i
 	const char *why;
 
 	*inner = false;
+	if (*p->refusal)
+		return p->refusal;
 	why = image_refusal(p, inner);
 	if (*inner)
 		return why;
@@ -467,6 +490,9 @@ static const char *candidate_refusal(struct gatherer *g, struct pair *p, bool *i
 		return why;
 	if (p->a.sid != p->stub_pid && p->a.sid != getsid(0))
 		return "its session is another than the gatherer's: behind a wrapper that does not exec";
+	why = heritage_refusal(g, p);
+	if (why)
+		return why;
 	if (g->ndomains < 0)
 		return g->synthetic ? "the table of domains (--pspawn-domains) is malformed"
 				    : "the node's NUMA domains cannot be read";
@@ -530,7 +556,7 @@ static void take_arrival(struct gatherer *g, int index)
 	    m.arrival.engine <= PSPAWN_SLURM && m.arrival.nfds <= 65536) {
 		const struct pspawn_arrival *a = &m.arrival;
 		uint64_t total = (uint64_t)a->path_bytes + a->cwd_bytes + a->cgroup_bytes + a->label_bytes +
-				 a->report_bytes + a->domains_bytes + a->argv_bytes + a->env_bytes +
+				 a->report_bytes + a->domains_bytes + a->refusal_bytes + a->argv_bytes + a->env_bytes +
 				 a->nfds * sizeof(int32_t);
 
 		p->a = *a;
@@ -591,8 +617,8 @@ static void bind_rank(struct gatherer *g, struct pair *p, int *next_core)
 	const uint8_t *domain = g->domains[p->domain].cpus;
 
 	intersect(p->a.settings.cpus, domain, inside);
-	if (p->a.bind_to == PSPAWN_BIND_NONE || (memcmp(inside, p->a.settings.cpus, sizeof inside) == 0 &&
-						 memcmp(inside, domain, sizeof inside) != 0))
+	if (p->a.bind_to == PSPAWN_BIND_NONE ||
+	    (memcmp(inside, p->a.settings.cpus, sizeof inside) == 0 && memcmp(inside, domain, sizeof inside) != 0))
 		return;
 	if (p->a.bind_to == PSPAWN_BIND_CORE)
 		narrow_to_core(inside, next_core[p->domain]++);
@@ -652,6 +678,7 @@ static void close_collection(struct gatherer *g)
 			dismiss(g, p, "out of memory");
 			continue;
 		}
+		c->used = true;
 		p->state = PAIR_BATCHED;
 		p->slot = (uint32_t)c->nmembers;
 		c->members[c->nmembers++] = candidates[i];
@@ -664,19 +691,30 @@ static void close_collection(struct gatherer *g)
 	test_stop("collected");
 }
 
+/* Variables that constructors are known to read by walking environ, which cannot be seen (libgomp's env.c since GCC
+ * 13, UCX's ucs_config_parser_warn_unused_env_vars). */
+static bool is_walked(const char *name)
+{
+	static const char *const prefixes[] = {"OMP_", "GOMP_", "KMP_", "ACC_", "UCX_"};
+
+	for (size_t i = 0; i < sizeof prefixes / sizeof *prefixes; i++)
+		if (strncmp(name, prefixes[i], strlen(prefixes[i])) == 0)
+			return true;
+	return false;
+}
+
 /*
- * The names of variables that differ between a context's ranks, each terminated, into a malloc'ed text. A variable
- * that differs and is not the engine's own may have been consumed in a way that cannot be seen (a constructor that
- * walks environ): `*foreign` points to its name then.
+ * The names of variables that differ between a context's ranks, each terminated, into a malloc'ed text. `*walked`
+ * points to one that a constructor may have read without a trace, or is NULL.
  */
-static char *varying_names(struct gatherer *g, struct context *c, size_t *bytes, const char **foreign)
+static char *varying_names(struct gatherer *g, struct context *c, size_t *bytes, const char **walked)
 {
 	const struct pair *first = g->pairs[c->members[0]];
 	char *text = calloc(1, first->a.env_bytes + 1), *at = text;
 	uint32_t n = first->a.key.envc;
 	const char **cursor = calloc((size_t)c->nmembers, sizeof *cursor);
 
-	*foreign = NULL;
+	*walked = NULL;
 	for (int m = 0; cursor && m < c->nmembers; m++)
 		cursor[m] = g->pairs[c->members[m]]->env;
 	for (uint32_t i = 0; text && cursor && i < n; i++) {
@@ -690,8 +728,8 @@ static char *varying_names(struct gatherer *g, struct context *c, size_t *bytes,
 
 			memcpy(at, s, (size_t)len);
 			at += len + 1;
-			if (!openmpi_rank_variable(s) && !hydra_rank_variable(s) && !slurm_rank_variable(s))
-				*foreign = at - len - 1;
+			if (is_walked(s))
+				*walked = at - len - 1;
 		}
 		for (int m = 0; m < c->nmembers; m++)
 			cursor[m] += strlen(cursor[m]) + 1;
@@ -730,13 +768,13 @@ static uint64_t slot_bytes(const struct pair *p)
 static void climb(struct gatherer *g, struct context *c)
 {
 	struct pair *first = g->pairs[c->members[0]];
-	const char *foreign;
+	const char *walked;
 	size_t bytes;
-	char *names = varying_names(g, c, &bytes, &foreign), reason[PSPAWN_REASON_LEN];
+	char *names = varying_names(g, c, &bytes, &walked), reason[PSPAWN_REASON_LEN];
 	struct pspawn_arena arena = {.memfd = -1};
 
-	if (foreign) {
-		snprintf(reason, sizeof reason, "a variable differs between ranks: %.100s", foreign);
+	if (walked) {
+		snprintf(reason, sizeof reason, "a variable differs between ranks: %.100s", walked);
 		refuse(c, PSPAWN_MAIN, reason);
 	} else if (!names || pspawn_arena_open(&arena, 1, slot_bytes(first) + bytes) < 0) {
 		refuse(c, PSPAWN_MAIN, "out of memory");
@@ -745,9 +783,9 @@ static void climb(struct gatherer *g, struct context *c)
 		arena.batch->varying = pspawn_arena_put(&arena, names, bytes);
 		arena.batch->varying_bytes = bytes;
 		for (int m = 1; m < c->nmembers; m++)
-			arena.batch->masks_differ |= memcmp(first->a.settings.cpus,
-							    g->pairs[c->members[m]]->a.settings.cpus,
-							    PSPAWN_CPU_BYTES) != 0;
+			arena.batch->masks_differ |=
+				memcmp(first->a.settings.cpus, g->pairs[c->members[m]]->a.settings.cpus,
+				       PSPAWN_CPU_BYTES) != 0;
 		c->state = CONTEXT_CLIMBING;
 		c->progress_us = now_us();
 		if (pspawn_context_climb(&c->c, &arena, (int)g->timeout_ms) < 0)
@@ -810,10 +848,12 @@ static bool wants_climb(const struct gatherer *g, const struct context *c)
 static const char *not_good_enough(const struct gatherer *g, const struct context *c)
 {
 	const struct pspawn_arrival *a = &g->pairs[c->model]->a;
-	bool lower = c->c.fork_point < PSPAWN_PREINIT || (a->fork_point == PSPAWN_MAIN && c->c.fork_point < PSPAWN_MAIN &&
-							 a->options & PSPAWN_REQUIRE);
+	bool lower = c->c.fork_point < PSPAWN_PREINIT ||
+		     (a->fork_point == PSPAWN_MAIN && c->c.fork_point < PSPAWN_MAIN && a->options & PSPAWN_REQUIRE);
 
-	return lower && c->nrefusals ? c->refusals[c->nrefusals - 1].reason : lower ? "no fork point was reached" : NULL;
+	return lower && c->nrefusals ? c->refusals[c->nrefusals - 1].reason
+	       : lower		     ? "no fork point was reached"
+				     : NULL;
 }
 
 static bool contexts_final(struct gatherer *g)
@@ -916,6 +956,7 @@ static void fail_slot(struct pspawn_slot *slot, enum pspawn_step step, int err)
 static bool is_settled(struct gatherer *g, struct context *c)
 {
 	long settled = 0;
+	bool overdue = now_us() - c->progress_us > g->timeout_ms * 1000ll;
 
 	for (uint32_t i = 0; i < c->arena.batch->nslots; i++) {
 		struct pspawn_slot *slot = &c->arena.batch->slots[i];
@@ -924,7 +965,7 @@ static bool is_settled(struct gatherer *g, struct context *c)
 
 		if (state == PSPAWN_SLOT_EMPTY && over)
 			fail_slot(slot, PSPAWN_STEP_FORK, ECHILD);
-		else if (state < PSPAWN_SLOT_PREPARED && now_us() - c->progress_us > g->timeout_ms * 1000ll)
+		else if (state < PSPAWN_SLOT_PREPARED && overdue)
 			fail_slot(slot, PSPAWN_STEP_DEADLINE, ETIMEDOUT);
 		settled += atomic_load(&slot->state) >= PSPAWN_SLOT_PREPARED;
 	}
@@ -932,7 +973,8 @@ static bool is_settled(struct gatherer *g, struct context *c)
 		c->progress = settled;
 		c->progress_us = now_us();
 	}
-	return settled == (long)c->arena.batch->nslots;
+	/* the batch leader too must be gone: until then it is the ranks' parent */
+	return settled == (long)c->arena.batch->nslots && (c->leader_ended || c->state == CONTEXT_FAILED || overdue);
 }
 
 static void conclude(struct gatherer *g, struct context *c)
@@ -952,8 +994,8 @@ static void conclude(struct gatherer *g, struct context *c)
 		} else {
 			if (slot->pid > 0)
 				kill(slot->pid, SIGKILL); /* at the gate at most; our child, or gone already */
-			snprintf(reason, sizeof reason, "the fork failed at step %s: %s", pspawn_step_name((int)slot->step),
-				 strerror(slot->err));
+			snprintf(reason, sizeof reason, "the fork failed at step %s: %s",
+				 pspawn_step_name((int)slot->step), strerror(slot->err));
 			dismiss(g, p, reason);
 		}
 	}
@@ -1017,7 +1059,8 @@ static void hear_context(struct gatherer *g, struct context *c)
 		}
 	}
 	if (rv < 0 && c->state < CONTEXT_SETTLED)
-		fail_context(c, c->c.fork_point ? "the proxy died" : "the program died before a fork point was reached");
+		fail_context(c,
+			     c->c.fork_point ? "the proxy died" : "the program died before a fork point was reached");
 }
 
 static void lose_pair(struct gatherer *g, struct pair *p)
@@ -1170,8 +1213,8 @@ static bool has_work(const struct gatherer *g)
 	for (int i = 0; i < g->npairs; i++) {
 		const struct pair *p = g->pairs[i];
 
-		if ((p->state == PAIR_PREPARED || p->state == PAIR_COMMITTED || p->state == PAIR_LOST) &&
-		    p->rank_pid && !p->rank_ended)
+		if ((p->state == PAIR_PREPARED || p->state == PAIR_COMMITTED || p->state == PAIR_LOST) && p->rank_pid &&
+		    !p->rank_ended)
 			return true; /* killed, but not yet reaped: its cgroup must be empty when we go */
 	}
 	for (int i = 0; i < g->ncontexts; i++)
@@ -1203,6 +1246,9 @@ static int start(struct gatherer *g)
 		nofile.rlim_cur = nofile.rlim_max;
 		setrlimit(RLIMIT_NOFILE, &nofile);
 	}
+	pspawn_take_inherited(&g->own);
+	raw_read_file("/proc/self/cgroup", g->own_cgroup, sizeof g->own_cgroup);
+	raw_read_file("/proc/self/attr/current", g->own_label, sizeof g->own_label);
 	prctl(PR_SET_CHILD_SUBREAPER, 1);
 	prctl(PR_SET_NAME, "pspawn-gather");
 	g->listener = PSPAWN_LISTENER_FD;

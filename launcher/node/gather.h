@@ -30,23 +30,31 @@ struct pair {
 	enum pair_state state;
 	int sock, channel; /* -1 when closed */
 	pid_t stub_pid, rank_pid;
-	bool rank_ended;   /* and was reaped; status is valid */
+	bool rank_ended; /* and was reaped; status is valid */
 	int status;
 	struct pspawn_arrival a;
 	char *blob; /* owned; the pointers below lead into it */
 	uint32_t blob_bytes, got;
-	const char *path, *cwd, *cgroup, *label, *report, *domains, *argv, *env;
+	const char *path, *cwd, *cgroup, *label, *report, *domains, *refusal, *argv, *env;
 	const int32_t *fds;
-	char *loader;	/* owned: LD_*, GLIBC_TUNABLES, MALLOC_* strings, one after the other */
-	int domain;	/* index into the table, -1 before placement */
-	int context;	/* index, -1: none */
+	char *loader; /* owned: LD_*, GLIBC_TUNABLES, MALLOC_* strings, one after the other */
+	int domain;   /* index into the table, -1 before placement */
+	int context;  /* index, -1: none */
 	uint32_t slot;
 	char reason[PSPAWN_REASON_LEN]; /* why it was not forked */
 	int64_t forked_us, released_us, entered_us;
 	char core_dir[64];
 };
 
-enum context_state { CONTEXT_STARTING, CONTEXT_READY, CONTEXT_CLIMBING, CONTEXT_CALLED, CONTEXT_SETTLED, CONTEXT_FAILED, CONTEXT_CLOSED };
+enum context_state {
+	CONTEXT_STARTING,
+	CONTEXT_READY,
+	CONTEXT_CLIMBING,
+	CONTEXT_CALLED,
+	CONTEXT_SETTLED,
+	CONTEXT_FAILED,
+	CONTEXT_CLOSED
+};
 
 struct refusal {
 	int fork_point;
@@ -59,12 +67,13 @@ struct context {
 	int model; /* the pair that it was made like */
 	int domain;
 	struct pspawn_arena arena;
-	int *members, nmembers; /* owned: pairs of the current vector call */
+	int *members, nmembers; /* owned: pairs of the vector call */
+	bool used;		/* had members, so it is worth a line in the report */
 	bool leader_ended;
 	bool pid_gone, serving_gone; /* reaped: never to be signalled again */
-	int64_t ended_us;	/* when the doorbell was closed; 0: it is open */
-	long progress;		/* of what is awaited */
-	int64_t progress_us;	/* when it last changed */
+	int64_t ended_us;	     /* when the doorbell was closed; 0: it is open */
+	long progress;		     /* of what is awaited */
+	int64_t progress_us;	     /* when it last changed */
 	struct refusal refusals[MAX_REFUSALS];
 	int nrefusals;
 };
@@ -82,12 +91,14 @@ struct gatherer {
 	uint8_t (*masks)[PSPAWN_CPU_BYTES];
 	int ndomains; /* 0: not read yet; < 0: unusable */
 	bool synthetic;
+	struct pspawn_inherited own; /* what the proxies will inherit */
+	char own_cgroup[8192], own_label[1024];
 	char proxy_object[4096];
 	int local_size, arrived; /* of this generation: ranks that have said what they will do */
 	int vector_calls;
 	int64_t last_arrival_us, last_heartbeat_us, zero_us;
 	uint32_t timeout_ms;
-	int outstanding; /* stubs that exec'd a wrapper in which another stub waits */
+	int outstanding;       /* stubs that exec'd a wrapper in which another stub waits */
 	int64_t report_due_us; /* 0: nothing to write */
 	bool report_written;
 };

@@ -23,11 +23,13 @@
 
 /* Programs that only exec another: a proxy of one would be wasted, and the one behind it not found. */
 static const char *const wrappers[] = {
-	"env",	   "numactl", "taskset", "nice",      "ionice",	 "chrt",   "time",   "timeout",	   "nohup",  "setsid",
-	"stdbuf",  "prlimit", "setpriv", "unshare",   "nsenter", "chroot", "sudo",   "hwloc-bind", "strace", "ltrace",
-	"perf",	   "valgrind", "gdb",	 "rr",	      "catchsegv", "apptainer", "singularity", "podman", "docker", "charliecloud",
-	"ch-run",  "sarus",   "shifter", "enroot",    "sh",	 "bash",   "dash",   "zsh",	   "ksh",    "csh",
-	"tcsh",	   "fish",    "busybox", "script",    "xterm",	 "mpirun", "mpiexec", "srun",	   "pspawn-stub"};
+	"env",	    "numactl",	    "taskset", "nice",	     "ionice",	  "chrt",	 "time",
+	"timeout",  "nohup",	    "setsid",  "stdbuf",     "prlimit",	  "setpriv",	 "unshare",
+	"nsenter",  "chroot",	    "sudo",    "hwloc-bind", "strace",	  "ltrace",	 "perf",
+	"valgrind", "gdb",	    "rr",      "catchsegv",  "apptainer", "singularity", "podman",
+	"docker",   "charliecloud", "ch-run",  "sarus",	     "shifter",	  "enroot",	 "sh",
+	"bash",	    "dash",	    "zsh",     "ksh",	     "csh",	  "tcsh",	 "fish",
+	"busybox",  "script",	    "xterm",   "mpirun",     "mpiexec",	  "srun",	 "pspawn-stub"};
 
 static const char *base_name(const char *path)
 {
@@ -115,7 +117,8 @@ const char *image_refusal(const struct pair *pair, bool *inner)
 		return "a wrapper around pspawn-stub";
 	}
 	if (is_wrapper(pair->path))
-		return "a program that only starts another: write '... pspawn-stub PROGRAM' behind it to have that forked";
+		return "a program that only starts another: write '... pspawn-stub PROGRAM' behind it to have that "
+		       "forked";
 	if (last.known && last.key.device == pair->a.key.device && last.key.inode == pair->a.key.inode &&
 	    last.key.mtime_s == pair->a.key.mtime_s && last.key.mtime_ns == pair->a.key.mtime_ns &&
 	    last.key.mode == pair->a.key.mode)

@@ -22,16 +22,18 @@ enum pspawn_bind { PSPAWN_BIND_NONE, PSPAWN_BIND_NUMA, PSPAWN_BIND_CORE };
 enum pspawn_option { PSPAWN_REQUIRE = 1, PSPAWN_VERBOSE = 2 };
 
 /* stub -> gatherer */
-enum { STUB_ARRIVE = 1, /* struct pspawn_arrival, with the rank's end of the channel */
-       STUB_DATA,	/* the arrival's strings, in chunks */
-       STUB_COMMIT,	/* from now on this stub never execs */
+enum {
+	STUB_ARRIVE = 1, /* struct pspawn_arrival, with the rank's end of the channel */
+	STUB_DATA,	 /* the arrival's strings, in chunks */
+	STUB_COMMIT,	 /* from now on this stub never execs */
 };
 
 /* gatherer -> stub */
-enum { GATHER_HEARTBEAT = 1,
-       GATHER_PLAIN,	/* exec the application yourself; reason */
-       GATHER_PREPARED, /* your rank stands at the gate, as do all others: commit and release it; pid */
-       GATHER_STATUS,	/* the rank has ended; wait status; perhaps a directory in which to die with a core flag */
+enum {
+	GATHER_HEARTBEAT = 1,
+	GATHER_PLAIN,	 /* exec the application yourself; reason */
+	GATHER_PREPARED, /* your rank stands at the gate, as do all others: commit and release it; pid */
+	GATHER_STATUS,	 /* the rank has ended; wait status; perhaps a directory in which to die with a core flag */
 };
 
 struct gather_msg {
@@ -41,19 +43,24 @@ struct gather_msg {
 	char reason[PSPAWN_REASON_LEN];
 };
 
+/* What a process can only inherit: a proxy has it from the gatherer, so a rank must have the same. */
+struct pspawn_inherited {
+	uint32_t uid[4], gid[4]; /* real, effective, saved; [3] unused: 0 */
+	uint64_t groups;	 /* hash of the supplementary groups */
+	uint64_t caps[6];	 /* effective, permitted, inheritable, bounding, ambient; 0 */
+	uint32_t securebits, no_new_privs, seccomp, personality, thp_disable, pad;
+	uint64_t namespaces[7];
+	uint64_t root_device, root_inode;
+};
+
 /* What is consumed before a fork point and cannot be changed in a fork: equal keys share contexts. The strings path,
  * cwd, cgroup and label and the loader's variables belong to it too. */
 struct pspawn_key {
 	uint64_t device, inode, size;
 	int64_t mtime_s, mtime_ns;
 	uint32_t mode;
-	uint32_t argc, envc;
-	uint32_t uid[4], gid[4]; /* real, effective, saved; [3] unused: 0 */
-	uint64_t groups;	 /* hash of the supplementary groups */
-	uint64_t caps[6];	 /* inheritable, permitted, effective, bounding, ambient; 0 */
-	uint32_t securebits, no_new_privs, seccomp, personality, thp_disable, pad;
-	uint64_t namespaces[7];
-	uint64_t root_device, root_inode;
+	uint32_t argc, envc, pad;
+	struct pspawn_inherited inherited;
 	struct raw_rlimit stack; /* RLIMIT_STACK shapes the address space */
 };
 
@@ -68,7 +75,8 @@ struct pspawn_arrival {
 	struct pspawn_key key;
 	struct pspawn_settings settings;
 	/* the blob, in this order; every string is terminated and counted with its end */
-	uint32_t path_bytes, cwd_bytes, cgroup_bytes, label_bytes, report_bytes, domains_bytes, argv_bytes, env_bytes;
+	uint32_t path_bytes, cwd_bytes, cgroup_bytes, label_bytes, report_bytes, domains_bytes, refusal_bytes;
+	uint32_t argv_bytes, env_bytes;
 	uint32_t nfds; /* int32_t each, ascending, at the end */
 };
 

@@ -63,6 +63,16 @@ static void put_context(FILE *f, const struct gatherer *g, const struct context 
 	put_us(f, g, "created_us", c->c.created_us, "}");
 }
 
+/* A context's index among those that the report shows: some were begun for ranks that did not come. */
+static int shown_index(const struct gatherer *g, int context)
+{
+	int n = 0;
+
+	for (int i = 0; i < context; i++)
+		n += g->contexts[i]->used;
+	return n;
+}
+
 static void put_rank(FILE *f, const struct gatherer *g, const struct pair *p)
 {
 	bool forked = p->state == PAIR_COMMITTED || p->state == PAIR_MIRRORED || p->state == PAIR_PREPARED;
@@ -70,7 +80,8 @@ static void put_rank(FILE *f, const struct gatherer *g, const struct pair *p)
 	fprintf(f, "{\"rank\": %d, \"pid\": %d, \"stub_pid\": %d, ", p->a.rank, forked ? p->rank_pid : p->stub_pid,
 		p->stub_pid);
 	if (forked)
-		fprintf(f, "\"context\": %d, \"numa_node\": %d, ", p->context, g->domains[p->domain].numa_node);
+		fprintf(f, "\"context\": %d, \"numa_node\": %d, ", shown_index(g, p->context),
+			g->domains[p->domain].numa_node);
 	else
 		fputs("\"context\": null, \"numa_node\": null, ", f);
 	put_cpus(f, p->a.settings.cpus);
@@ -94,11 +105,24 @@ static bool superseded(const struct gatherer *g, int index)
 	return false;
 }
 
+static int by_rank(const void *a, const void *b, void *arg)
+{
+	const struct gatherer *g = arg;
+
+	return g->pairs[*(const int *)a]->a.rank - g->pairs[*(const int *)b]->a.rank;
+}
+
 static void put_node(FILE *f, const struct gatherer *g, const char *host)
 {
 	static const char *const engines[] = {"", "openmpi", "prrte", "hydra", "slurm"};
 	const char *comma = "";
+	int *order = calloc((size_t)g->npairs, sizeof *order), n = 0;
 
+	for (int i = 0; order && i < g->npairs; i++)
+		if (g->pairs[i]->blob && !superseded(g, i))
+			order[n++] = i;
+	if (order)
+		qsort_r(order, (size_t)n, sizeof *order, by_rank, (void *)g);
 	fprintf(f, "{\"version\": 1, \"engine\": \"%s\", \"node\": {\"host\": ", engines[g->pairs[0]->a.engine]);
 	put_string(f, host);
 	fprintf(f, ", \"local_size\": %d, \"vector_calls\": %d, \"zero_us\": %lld, \"domains\": [", g->local_size,
@@ -110,18 +134,19 @@ static void put_node(FILE *f, const struct gatherer *g, const char *host)
 	}
 	fputs("],\n \"contexts\": [", f);
 	for (int i = 0; i < g->ncontexts; i++) {
-		fputs(i ? ",\n  " : "\n  ", f);
+		if (!g->contexts[i]->used)
+			continue;
+		fprintf(f, "%s\n  ", shown_index(g, i) ? "," : "");
 		put_context(f, g, g->contexts[i]);
 	}
 	fputs("],\n \"ranks\": [", f);
-	for (int i = 0; i < g->npairs; i++) {
-		if (!g->pairs[i]->blob || superseded(g, i))
-			continue;
+	for (int i = 0; i < n; i++) {
 		fprintf(f, "%s\n  ", comma);
-		put_rank(f, g, g->pairs[i]);
+		put_rank(f, g, g->pairs[order[i]]);
 		comma = ",";
 	}
 	fputs("]}}\n", f);
+	free(order);
 }
 
 /* Undoes the percent-encoding that keeps the path one word of the engine's agent string. */

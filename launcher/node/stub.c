@@ -8,7 +8,7 @@
 #include <linux/stat.h>
 
 #include "../libpspawn/settings.h"
-#include "engine.h"
+#include "inherited.h"
 #include "stub_test.h"
 
 #define SIG_BLOCK 0
@@ -27,6 +27,7 @@ struct stub {
 	char **argv, **envp; /* the application's */
 	const char *app;     /* as typed */
 	char path[PATH_MAX]; /* what to exec */
+	const char *refusal; /* why this process cannot be handed over; the gatherer is told all the same */
 	const char *fork_point, *report, *domains, *bind_to, *engine_name, *timeout;
 	int require, verbose, off;
 	struct engine_job job;
@@ -337,53 +338,8 @@ static int list_fds(void)
 	return n < 0 ? (int)n : 0;
 }
 
-static void take_namespaces(uint64_t *out)
+static void take_application(struct pspawn_key *key, const struct statx *app)
 {
-	static const char *const names[] = {"/proc/self/ns/mnt",  "/proc/self/ns/user", "/proc/self/ns/pid",
-					    "/proc/self/ns/uts",  "/proc/self/ns/ipc",	"/proc/self/ns/cgroup",
-					    "/proc/self/ns/time"};
-	struct statx st;
-
-	for (size_t i = 0; i < sizeof names / sizeof *names; i++)
-		out[i] = sys5(__NR_statx, RAW_AT_FDCWD, names[i], 0, STATX_INO, &st) == 0 ? st.stx_ino : 0;
-}
-
-static void take_identity(struct pspawn_key *key)
-{
-	struct {
-		uint32_t version;
-		int pid;
-	} head = {0x20080522, 0}; /* _LINUX_CAPABILITY_VERSION_3 */
-	uint32_t caps[6] = {0};
-	int groups[1024];
-	long n = sys2(__NR_getgroups, 1024, groups);
-
-	sys3(__NR_getresuid, &key->uid[0], &key->uid[1], &key->uid[2]);
-	sys3(__NR_getresgid, &key->gid[0], &key->gid[1], &key->gid[2]);
-	key->groups = n > 0 ? engine_hash(0, groups, (size_t)n * sizeof *groups) : 0;
-	sys2(__NR_capget, &head, caps); /* effective, permitted, inheritable; then the upper halves */
-	for (int i = 0; i < 3; i++)
-		key->caps[i] = caps[i] | (uint64_t)caps[i + 3] << 32;
-	for (int cap = 0; cap < 64; cap++) {
-		long bounding = sys_prctl(PR_CAPBSET_READ, (unsigned long)cap, 0, 0, 0);
-
-		if (bounding < 0)
-			break;
-		key->caps[3] |= (uint64_t)bounding << cap;
-		if (sys_prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_IS_SET, (unsigned long)cap, 0, 0) == 1)
-			key->caps[4] |= 1ull << cap;
-	}
-	key->securebits = (uint32_t)sys_prctl(PR_GET_SECUREBITS, 0, 0, 0, 0);
-	key->no_new_privs = (uint32_t)sys_prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0);
-	key->seccomp = (uint32_t)sys_prctl(PR_GET_SECCOMP, 0, 0, 0, 0);
-	key->personality = (uint32_t)sys1(__NR_personality, 0xffffffff);
-	key->thp_disable = (uint32_t)sys_prctl(PR_GET_THP_DISABLE, 0, 0, 0, 0);
-}
-
-static void take_key(struct pspawn_key *key, const struct statx *app)
-{
-	struct statx root;
-
 	key->device = (uint64_t)app->stx_dev_major << 32 | app->stx_dev_minor;
 	key->inode = app->stx_ino;
 	key->size = app->stx_size;
@@ -393,12 +349,6 @@ static void take_key(struct pspawn_key *key, const struct statx *app)
 	key->argc = (uint32_t)stub.argc;
 	for (key->envc = 0; stub.envp[key->envc]; key->envc++)
 		;
-	take_identity(key);
-	take_namespaces(key->namespaces);
-	if (sys5(__NR_statx, RAW_AT_FDCWD, "/", 0, STATX_INO, &root) == 0) {
-		key->root_device = (uint64_t)root.stx_dev_major << 32 | root.stx_dev_minor;
-		key->root_inode = root.stx_ino;
-	}
 	key->stack = stub.arrival.settings.rlimits[3 /* RLIMIT_STACK */];
 }
 
@@ -407,6 +357,10 @@ static const char *cannot_hand_over(void)
 {
 	int value = 0;
 
+	if (list_fds() < 0) {
+		stub.nfds = 0;
+		return "/proc/self/fd is not readable or lists too many descriptors";
+	}
 	sys_prctl(PR_GET_PDEATHSIG, (unsigned long)&value, 0, 0, 0);
 	if (value)
 		return "the launcher set a parent-death signal";
@@ -622,6 +576,7 @@ static const char *arrive(void)
 	a->label_bytes = (n > 0 ? (uint32_t)n : 0) + 1;
 	a->report_bytes = (stub.report ? (uint32_t)raw_strlen(stub.report) : 0) + 1;
 	a->domains_bytes = (stub.domains ? (uint32_t)raw_strlen(stub.domains) : 0) + 1;
+	a->refusal_bytes = (stub.refusal ? (uint32_t)raw_strlen(stub.refusal) : 0) + 1;
 	a->argv_bytes = strings_bytes(stub.argv);
 	a->env_bytes = strings_bytes(stub.envp);
 	a->nfds = (uint32_t)stub.nfds;
@@ -642,7 +597,8 @@ static const char *arrive(void)
 	if ((ret = put(stub.path, a->path_bytes)) < 0 || (ret = put(cwd, a->cwd_bytes)) < 0 ||
 	    (ret = put(cgroup, a->cgroup_bytes)) < 0 || (ret = put(label, a->label_bytes)) < 0 ||
 	    (ret = put(stub.report ? stub.report : "", a->report_bytes)) < 0 ||
-	    (ret = put(stub.domains ? stub.domains : "", a->domains_bytes)) < 0)
+	    (ret = put(stub.domains ? stub.domains : "", a->domains_bytes)) < 0 ||
+	    (ret = put(stub.refusal ? stub.refusal : "", a->refusal_bytes)) < 0)
 		return "the gatherer is gone";
 	for (char **s = stub.argv; *s && ret >= 0; s++)
 		ret = put(*s, raw_strlen(*s) + 1);
@@ -689,7 +645,23 @@ static void signal_rank(int sig)
 		sys_kill(stub.rank_pid, sig);
 }
 
-static void forward_pending(int sigfd, int forward)
+static uint64_t thread_pending(void)
+{
+	static char text[4096];
+	uint64_t pending = 0, mask = 0;
+
+	if (sys2(__NR_rt_sigpending, &pending, 8) < 0 || !pending ||
+	    raw_read_file("/proc/self/status", text, sizeof text) <= 0)
+		return 0;
+	for (const char *s = text; *s; s++)
+		if (raw_starts(s, "SigPnd:\t"))
+			for (s += 8; (*s >= '0' && *s <= '9') || (*s >= 'a' && *s <= 'f'); s++)
+				mask = mask << 4 | (uint64_t)(*s <= '9' ? *s - '0' : *s - 'a' + 10);
+	return mask;
+}
+
+/* `to_thread`: signals that were pending for the thread and not for the process (raise(3) before the exec). */
+static void forward_pending(int sigfd, int forward, uint64_t to_thread)
 {
 	struct {
 		uint32_t signo;
@@ -697,7 +669,9 @@ static void forward_pending(int sigfd, int forward)
 	} info;
 
 	while (sys_read(sigfd, &info, sizeof info) == (long)sizeof info)
-		if (forward && info.signo != 17 /* SIGCHLD */)
+		if (to_thread >> (info.signo - 1) & 1)
+			sys3(__NR_tgkill, stub.rank_pid, stub.rank_pid, info.signo);
+		else if (forward && info.signo != 17 /* SIGCHLD */)
 			signal_rank((int)info.signo);
 }
 
@@ -731,7 +705,7 @@ static int commit(void)
 	if (raw_send(stub.sock, &kind, sizeof kind, NULL, 0, RAW_MSG_DONTWAIT) < 0)
 		launch_plainly("the gatherer died");
 	STUB_TEST_STOP("committed");
-	forward_pending(sigfd, 1);
+	forward_pending(sigfd, 1, thread_pending());
 	raw_send(stub.channel, "R", 1, NULL, 0, RAW_MSG_DONTWAIT);
 	STUB_TEST_STOP("released");
 	return sigfd;
@@ -797,7 +771,7 @@ static void __attribute__((noreturn)) follow(int sigfd)
 		if (n == -EINTR)
 			continue;
 		if (wait[1].revents)
-			forward_pending(sigfd, !stub.in_group);
+			forward_pending(sigfd, !stub.in_group, 0);
 		if (!wait[0].revents)
 			continue;
 		n = raw_recv(stub.sock, &msg, sizeof msg, &core_dir, &nfds, RAW_MSG_DONTWAIT);
@@ -834,9 +808,10 @@ void stub_main(long *stack)
 	found = find_application(&app);
 	engine = choose(stub.engine_name, engines, "--pspawn-engine: ");
 	if (engine == PSPAWN_NO_ENGINE) {
-		if (openmpi_job(envp, &stub.job) < 0 && hydra_job(envp, &stub.job) < 0 && slurm_job(envp, &stub.job) < 0)
+		if (openmpi_job(envp, &stub.job) < 0 && hydra_job(envp, &stub.job) < 0 &&
+		    slurm_job(envp, &stub.job) < 0)
 			stub.job.engine = PSPAWN_NO_ENGINE;
-	} else if ((engine == PSPAWN_HYDRA	 ? hydra_job
+	} else if ((engine == PSPAWN_HYDRA   ? hydra_job
 		    : engine == PSPAWN_SLURM ? slurm_job
 					     : openmpi_job)(envp, &stub.job) < 0) {
 		stub.job.engine = PSPAWN_NO_ENGINE;
@@ -848,8 +823,6 @@ void stub_main(long *stack)
 	if (stub.job.engine == PSPAWN_NO_ENGINE)
 		launch_plainly("not started by a launcher that pspawn knows (no OMPI_, PMI_ or SLURM_ variables)");
 	sys_sigmask(SIG_BLOCK, &all, NULL);
-	if (list_fds() < 0)
-		launch_plainly("/proc/self/fd is not readable or lists too many descriptors");
 	pspawn_take_settings(&stub.arrival.settings);
 	stub.arrival.settings.sigmask = stub.sigmask;
 	stub.nofile = stub.arrival.settings.rlimits[7];
@@ -858,10 +831,9 @@ void stub_main(long *stack)
 
 		sys_prlimit(7, &more, NULL);
 	}
-	why = cannot_hand_over();
-	if (why)
-		launch_plainly(why);
-	take_key(&stub.arrival.key, &app);
+	stub.refusal = cannot_hand_over();
+	take_application(&stub.arrival.key, &app);
+	pspawn_take_inherited(&stub.arrival.key.inherited);
 	STUB_TEST_STOP("started");
 	if (meet_gatherer() < 0)
 		launch_plainly("the gatherer cannot be reached");

@@ -8,11 +8,11 @@
 #define PSPAWN_STUB_TEST_H
 
 #ifdef PSPAWN_TEST
-#define STUB_TEST_STOP(state)                                                           \
-	do {                                                                            \
-		const char *stop_ = engine_getenv(stub.envp, "PSPAWN_TEST_STOP");       \
-		if (stop_ && raw_streq(stop_, "stub." state))                           \
-			sys_kill(sys_getpid(), 19 /* SIGSTOP */);                       \
+#define STUB_TEST_STOP(state)                                                     \
+	do {                                                                      \
+		const char *stop_ = engine_getenv(stub.envp, "PSPAWN_TEST_STOP"); \
+		if (stop_ && raw_streq(stop_, "stub." state))                     \
+			sys_kill(sys_getpid(), 19 /* SIGSTOP */);                 \
 	} while (0)
 #else
 #define STUB_TEST_STOP(state) ((void)0)

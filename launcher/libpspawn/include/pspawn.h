@@ -80,16 +80,16 @@ PSPAWN_API int pspawn_n(pid_t *pids, pspawn_context_t *ctx, int nspawns, char *a
 
 /* What a context is made from. Zero everything first; zero means the default. Pointers need to live only for the call. */
 struct pspawn_context_attr {
-	const char *path;	 /* the program; looked up on PATH if it has no slash */
-	char *const *argv;	 /* default: { path, NULL } */
-	char *const *envp;	 /* default: environ */
-	int fork_point;		 /* enum pspawn_fork_point; AUTO: PREINIT if argv was given, else MAIN, where ranks may
+	const char *path;    /* the program; looked up on PATH if it has no slash */
+	char *const *argv;   /* default: { path, NULL } */
+	char *const *envp;   /* default: environ */
+	int fork_point;	     /* enum pspawn_fork_point; AUTO: PREINIT if argv was given, else MAIN, where ranks may
 				    differ in their number of arguments; EXEC: no proxy, tasks are exec'd */
-	int strict;		 /* non-zero: fail if exactly this fork point is refused, do not take a lower one */
-	int numa_node;		 /* bind memory to this node (OS index); -1: not. Note: 0 is node 0 */
-	const uint8_t *cpus;	 /* CPU mask of the proxy, bit n is CPU n; NULL: the caller's */
+	int strict;	     /* non-zero: fail if exactly this fork point is refused, do not take a lower one */
+	int numa_node;	     /* bind memory to this node (OS index); -1: not. Note: 0 is node 0 */
+	const uint8_t *cpus; /* CPU mask of the proxy, bit n is CPU n; NULL: the caller's */
 	size_t cpus_bytes;
-	int timeout_ms;		 /* longest silence; default 10000 */
+	int timeout_ms;		  /* longest silence; default 10000 */
 	const char *proxy_object; /* path of libpspawn_proxy.so; default: found from the place of libpspawn.so */
 };
 
@@ -113,26 +113,26 @@ PSPAWN_API int pspawn_context_info(pspawn_context_t ctx, struct pspawn_context_i
 /* One rank to start. Zero everything first, then fill what you need; zero means: as the caller has it. */
 struct pspawn_task {
 	pspawn_context_t context;
-	char *const *argv;	  /* default: the context's; at PREINIT as many strings as the context's */
-	char *const *envp;	  /* default: the context's; likewise */
-	const int *fds;		  /* pairs {caller's descriptor, number in the rank}; NULL: 0, 1 and 2 as they are; a
+	char *const *argv;   /* default: the context's; at PREINIT as many strings as the context's */
+	char *const *envp;   /* default: the context's; likewise */
+	const int *fds;	     /* pairs {caller's descriptor, number in the rank}; NULL: 0, 1 and 2 as they are; a
 				     rank has no others. All tasks of a call on one context have the same pairs. */
-	int nfds;		  /* number of pairs */
-	const uint8_t *cpus;	  /* affinity; NULL: the caller's when the context was made */
+	int nfds;	     /* number of pairs */
+	const uint8_t *cpus; /* affinity; NULL: the caller's when the context was made */
 	size_t cpus_bytes;
-	const uint8_t *nodes;	  /* MPOL_BIND to these nodes; NULL: default policy */
+	const uint8_t *nodes; /* MPOL_BIND to these nodes; NULL: default policy */
 	size_t nodes_bytes;
-	const char *cgroup;	  /* a cgroup directory to enter; NULL: stay */
-	const char *cwd;	  /* NULL: the context's */
-	int has_pgid;		  /* non-zero: setpgid(0, pgid) */
+	const char *cgroup; /* a cgroup directory to enter; NULL: stay */
+	const char *cwd;    /* NULL: the context's */
+	int has_pgid;	    /* non-zero: setpgid(0, pgid) */
 	pid_t pgid;
-	int new_session;	  /* non-zero: setsid() */
-	uint32_t rlimit_set;	  /* bit RLIMIT_x: set rlimits[RLIMIT_x] */
+	int new_session;	 /* non-zero: setsid() */
+	uint32_t rlimit_set;	 /* bit RLIMIT_x: set rlimits[RLIMIT_x] */
 	uint64_t rlimits[16][2]; /* soft, hard */
 	/* results */
-	pid_t pid;		  /* > 0 if started */
-	int error;		  /* positive errno, 0 if started */
-	int step;		  /* enum pspawn_step that failed */
+	pid_t pid; /* > 0 if started */
+	int error; /* positive errno, 0 if started */
+	int step;  /* enum pspawn_step that failed */
 };
 
 enum pspawn_vector_flags {

@@ -96,8 +96,8 @@ int pspawn_check_preinit(struct raw_text *reason)
 						 "__hwasan_init"};
 
 	if (environ)
-		return refuse(reason, "libc was initialised first (glibc before 2.34, or another object claims initfirst)",
-			      "");
+		return refuse(reason,
+			      "libc was initialised first (glibc before 2.34, or another object claims initfirst)", "");
 	for (size_t i = 0; i < sizeof sanitizers / sizeof *sanitizers; i++)
 		if (dlsym(RTLD_DEFAULT, sanitizers[i]))
 			return refuse(reason, "built with a sanitizer: ", sanitizers[i]);
@@ -139,7 +139,8 @@ static int check_environment(struct raw_text *reason)
 		const char *have = i < p->argc ? p->argv[i] : p->envp[i - p->argc];
 
 		if (!have || !raw_streq(have, want))
-			return refuse(reason, "a constructor changed ", i < p->argc ? "the arguments" : "the environment");
+			return refuse(reason, "a constructor changed ",
+				      i < p->argc ? "the arguments" : "the environment");
 		want += raw_strlen(want) + 1;
 	}
 	return 0;

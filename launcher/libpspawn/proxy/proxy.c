@@ -219,7 +219,8 @@ static int climb(void)
 	if (ret <= 0) {
 		struct raw_text t = {text, sizeof text, 0};
 
-		raw_put(&t, pid < 0 ? "the fork for the climb failed" : "constructors did not finish before the deadline");
+		raw_put(&t,
+			pid < 0 ? "the fork for the climb failed" : "constructors did not finish before the deadline");
 	} else {
 		long n = sys_read(ends[0], text, sizeof text - 1);
 

@@ -12,16 +12,16 @@
 #include "../shared.h"
 
 struct proxy {
-	int sock;	    /* the doorbell; -1: this process is no proxy (any more) */
-	int fork_point;	    /* where this process stopped */
-	int climbing;	    /* on the way from preinit to main */
-	int verdict;	    /* pipe on which a climber tells its parent how the climb ended; -1 */
-	int highest_fd;	    /* for kernels without close_range */
+	int sock;	/* the doorbell; -1: this process is no proxy (any more) */
+	int fork_point; /* where this process stopped */
+	int climbing;	/* on the way from preinit to main */
+	int verdict;	/* pipe on which a climber tells its parent how the climb ended; -1 */
+	int highest_fd; /* for kernels without close_range */
 	int argc, envc;
 	char **argv, **envp; /* the vectors on the initial stack, which _start reads: their shape never changes */
-	char *area;	    /* the strings that the kernel put there */
+	char *area;	     /* the strings that the kernel put there */
 	size_t area_bytes;
-	char comm[16];	    /* as exec set it */
+	char comm[16];	       /* as exec set it */
 	unsigned char *random; /* AT_RANDOM's 16 bytes */
 	struct prctl_mm_map map;
 	struct pspawn_batch *batch; /* mapped while a climb or a vector call needs it */
