@@ -300,10 +300,10 @@ static const char *image_refusal(const char *path)
 /* No proxy, plain exec: unless the attr is strict. */
 static int settle_for_exec(struct pspawn_context *ctx, const struct pspawn_context_attr *attr, const char *why)
 {
-	if (why) {
+	if (!ctx->refused_point)
 		ctx->refused_point = PSPAWN_PREINIT;
+	if (why)
 		snprintf(ctx->reason, sizeof ctx->reason, "%s", why);
-	}
 	if (attr->strict)
 		return -ENOTSUP;
 	reap_proxy(ctx);
@@ -355,8 +355,6 @@ static int open_proxy(struct pspawn_context *ctx, const struct pspawn_context_at
 	rv = wait_ready(ctx);
 	if (rv < 0)
 		return rv;
-	if (ctx->fork_point < PSPAWN_PREINIT)
-		return settle_for_exec(ctx, attr, NULL);
 	if (wanted == PSPAWN_AUTO)
 		wanted = attr->argv && ctx->fork_point == PSPAWN_PREINIT ? PSPAWN_PREINIT : PSPAWN_MAIN;
 	if (wanted == PSPAWN_MAIN) {
@@ -364,6 +362,8 @@ static int open_proxy(struct pspawn_context *ctx, const struct pspawn_context_at
 		if (rv < 0)
 			return rv;
 	}
+	if (ctx->fork_point < PSPAWN_PREINIT)
+		return settle_for_exec(ctx, attr, NULL);
 	if (attr->strict && ctx->fork_point < wanted)
 		return -ENOTSUP;
 	return 0;
