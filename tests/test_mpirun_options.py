@@ -97,7 +97,7 @@ def test_stubs_on_other_hosts_get_every_option(launcher: Launcher, count: int) -
     recorder = Recorder(launcher)
     options, names = recorder.hosts(count)
     own = ["--pspawn-fork-point=main", "--pspawn-domains=0-0;1-1", f"--pspawn-report={recorder.directory}/a b.json"]
-    found = recorder.run(*own, *options, "-n", str(count), "hostname", timeout=120)
+    found = recorder.run_on_hosts(*own, *options, "-n", str(count), "hostname")
     assert found.rc == 0, found
     assert sorted(found.stdout.split()) == names
     assert sorted(stub[0] for stub in found.stubs) == names

@@ -279,8 +279,8 @@ def test_hosts_are_shown_as_one(launcher: Launcher, count: int) -> None:
     recorder = Recorder(launcher)
     options, names = recorder.hosts(count)
     file = recorder.directory / "a b.json"
-    found = recorder.run(
-        f"--pspawn-report={file}", *options, "-n", str(count), "/bin/hostname", env={"PSPAWN_STUB": None}, timeout=120
+    found = recorder.run_on_hosts(
+        f"--pspawn-report={file}", *options, "-n", str(count), "/bin/hostname", env={"PSPAWN_STUB": None}
     )
     assert found.rc == 0, found
     assert sorted(found.stdout.split()) == names
