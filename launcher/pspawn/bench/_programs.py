@@ -1,0 +1,77 @@
+"""The small C programs that measure and are measured, compiled when they are needed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from pspawn.bench._measure import BenchError
+
+SOURCES = Path(__file__).resolve().parent / "programs"
+NATIVE = Path(__file__).resolve().parents[1] / "_native"
+EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
+LIBRARIES = 100
+
+
+class Programs:
+    """Compiles into one directory."""
+
+    def __init__(self, directory: Path, examples: Path = EXAMPLES) -> None:
+        self.directory = directory
+        self.examples = examples
+
+    def caller(self) -> Path:
+        """What makes vector calls, linked with libpspawn.so."""
+        library = NATIVE / "lib"
+        if not (library / "libpspawn.so").exists():
+            raise BenchError(f"{library}/libpspawn.so is missing (make -C launcher builds it)")
+        return self._compile(
+            "caller", "cc", [f"-I{NATIVE}/include"], [f"-L{library}", "-lpspawn", f"-Wl,-rpath,{library}"]
+        )
+
+    def rank(self) -> Path:
+        return self._compile("rank", "cc")
+
+    def rank_linked_with_mpi(self, mpicc: str, name: str) -> Path:
+        return self._compile("rank", mpicc, ["-Wl,--no-as-needed"], name=f"rank-{name}")
+
+    def rank_with_libraries(self) -> Path:
+        """Linked with 100 shared libraries, those of examples/many_libraries."""
+        build = self.directory / "many_libraries"
+        source = self.examples / "many_libraries"
+        if not source.is_dir():
+            raise BenchError(f"{source} is missing: name the directory of pspawn's examples with --examples")
+        call(["make", "--no-print-directory", "-C", str(source), f"N={LIBRARIES}", f"BUILD={build}"])
+        names = [f"-lmany_{k}" for k in range(LIBRARIES)]
+        where = build / "lib"
+        return self._compile(
+            "rank", "cc", ["-Wl,--no-as-needed"], [f"-L{where}", *names, f"-Wl,-rpath,{where}"], "rank-libraries"
+        )
+
+    def run(self) -> Path:
+        return self._compile("run", "cc")
+
+    def handover(self) -> Path:
+        return self._compile("handover", "cc", ["-static"])
+
+    def _compile(
+        self, source: str, cc: str, flags: Sequence[str] = (), libs: Sequence[str] = (), name: str | None = None
+    ) -> Path:
+        out = self.directory / (name or source)
+        if not out.exists():
+            call([cc, "-std=gnu11", "-O2", *flags, "-o", str(out), str(SOURCES / f"{source}.c"), *libs])
+        return out
+
+
+def call(words: Sequence[str]) -> None:
+    if not shutil.which(words[0]):
+        raise BenchError(f"{words[0]} is not installed (Debian: apt-get install gcc make)")
+    # Called from a make, its flags are not meant for ours.
+    env = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
+    done = subprocess.run(words, capture_output=True, text=True, env=env, check=False)
+    if done.returncode != 0:
+        said = (done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}").splitlines()[0]
+        raise BenchError(f"{words[0]} could not build a program to measure: {said}")

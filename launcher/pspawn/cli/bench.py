@@ -1,0 +1,204 @@
+"""The command ``pspawn bench``: pspawn against doing without, as ratios from interleaved runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pspawn.bench._measure import Experiment
+
+REFUSED = 3
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def bench() -> None:
+    """Measure what pspawn saves and costs on this machine.
+
+    Each figure comes from runs in turns, of the baseline twice and of the subject once a round: the median of the
+    pairs' ratios and its 95 % interval. What the baseline makes of itself (A/A) has to lie in 0.95 to 1.05; if more
+    rounds don't help, the figure is refused and the exit code is 3.
+
+    \b
+    Examples:
+      pspawn bench vector
+      pspawn bench mpirun --ranks 64 --pairs 30
+    """
+
+
+def common(command: Any) -> Any:
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="Print all figures as JSON."),
+        click.option(
+            "--examples",
+            type=click.Path(exists=True, file_okay=False, path_type=Path),
+            help="pspawn's examples, for the program with 100 libraries (default: those of the source tree).",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+@bench.command()
+@click.option("--pairs", default=60, show_default=True, type=click.IntRange(min=3), help="Rounds of each experiment.")
+@click.option("--processes", default=64, show_default=True, type=click.IntRange(min=1), help="Started by each call.")
+@click.option(
+    "--program",
+    "programs",
+    multiple=True,
+    type=click.Choice(["true", "mpich", "libraries"]),
+    help="What is started: /bin/true, a program linked with MPICH, one with 100 libraries (default: all).",
+)
+@click.option(
+    "--against",
+    "subjects",
+    multiple=True,
+    type=click.Choice(["spawn", "create", "fork", "big-caller"]),
+    help="posix_spawn, the same with contexts made each time, bare fork and exit, a caller with much memory"
+    " (default: all).",
+)
+@click.option(
+    "--fork-point",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["auto", "preinit", "main"]),
+    help="Where processes are forked.",
+)
+@click.option(
+    "--big-caller", default=4096, show_default=True, type=click.IntRange(min=1), metavar="MIB", help="Its memory."
+)
+@common
+def vector(
+    pairs: int,
+    processes: int,
+    programs: tuple[str, ...],
+    subjects: tuple[str, ...],
+    fork_point: str,
+    big_caller: int,
+    as_json: bool,
+    examples: Path | None,
+) -> None:
+    """Libpspawn's vector call against a posix_spawn loop and against bare fork.
+
+    Two contexts stand ready, unless making them is part of the figure. Times are until the last process has ended and
+    was waited for; destroying contexts is not in them.
+
+    \b
+    Examples:
+      pspawn bench vector --program true --against spawn
+      pspawn bench vector --against big-caller --big-caller 8192
+      pspawn bench vector --fork-point preinit --json
+    """
+    from pspawn.bench import vector as measuring
+    from pspawn.bench._programs import EXAMPLES
+
+    experiments = measuring.measure(
+        programs or measuring.PROGRAMS,
+        subjects or measuring.SUBJECTS,
+        processes,
+        pairs,
+        fork_point,
+        big_caller,
+        examples or EXAMPLES,
+        say=say,
+    )
+    show(experiments, as_json, {"processes": processes, "fork_point": fork_point})
+
+
+@bench.command()
+@click.option("--pairs", default=30, show_default=True, type=click.IntRange(min=3), help="Rounds of each experiment.")
+@click.option(
+    "--ranks", multiple=True, default=[16, 64], show_default=True, type=click.IntRange(min=1), help="Sizes of launches."
+)
+@click.option(
+    "--mpirun",
+    "mpiruns",
+    multiple=True,
+    metavar="PATH",
+    help="An mpirun to measure (default: all found on PATH and in the source tree's test environment).",
+)
+@click.option(
+    "--program",
+    "programs",
+    multiple=True,
+    type=click.Choice(["plain", "mpi", "libraries"]),
+    help="What is launched: a small program, one linked with the launcher's MPI, one with 100 libraries"
+    " (default: all).",
+)
+@click.option(
+    "--timeout", default=30, show_default=True, type=click.IntRange(min=1), help="Seconds until a launch hangs."
+)
+@common
+def mpirun(
+    pairs: int,
+    ranks: tuple[int, ...],
+    mpiruns: tuple[str, ...],
+    programs: tuple[str, ...],
+    timeout: int,
+    as_json: bool,
+    examples: Path | None,
+) -> None:
+    """pspawn-mpirun against the same mpirun without it.
+
+    Times are from the real mpirun's exec to the last rank in main, and to mpirun's exit, of a program that returns at
+    once. CPU is that of all processes of a launch from there on, forked ranks among them. What pspawn-mpirun itself
+    costs before is given apart, and so is the private memory of a waiting stub.
+
+    \b
+    Examples:
+      pspawn bench mpirun --mpirun mpirun.mpich --ranks 16
+      pspawn bench mpirun --program libraries --pairs 10 --json
+    """
+    from pspawn.bench import mpirun as measuring
+    from pspawn.bench._measure import BenchError
+    from pspawn.bench._programs import EXAMPLES
+
+    facts: dict[str, Any] = {"launchers": []}
+    try:
+        launchers = measuring.find(mpiruns, say)
+    except BenchError as error:
+        raise click.ClickException(str(error)) from None
+    experiments = measuring.measure(
+        launchers, programs or measuring.PROGRAMS, ranks, pairs, timeout, examples or EXAMPLES, facts=facts, say=say
+    )
+    show(experiments, as_json, facts)
+
+
+def show(experiments: Iterable[Experiment], as_json: bool, facts: dict[str, Any]) -> None:
+    """Run all, print what was found; leave with REFUSED if noise hid something."""
+    import json
+    from dataclasses import asdict
+
+    from pspawn.bench import _measure
+
+    found: list[_measure.Finding] = []
+    refused: list[str] = []
+    try:
+        for experiment in experiments:
+            more, not_these = _measure.findings(experiment)
+            found += more
+            refused += not_these
+    except _measure.BenchError as error:
+        raise click.ClickException(str(error)) from None
+    finally:
+        # What was measured before something failed is not lost.
+        if as_json:
+            everything = {"version": 1, "machine": _measure.machine(), **facts}
+            everything |= {"findings": [asdict(f) for f in found], "refused": refused}
+            click.echo(json.dumps(everything, indent=1))
+        elif found:
+            click.echo("\n".join([*_measure.table(found), "", _measure.EXPLANATION]))
+        for fact in facts.get("launchers", []) if not as_json else []:
+            click.echo(fact["line"])
+    for line in refused:
+        say(line)
+    if refused:
+        raise SystemExit(REFUSED)
+
+
+def say(progress: str) -> None:
+    click.echo(f"pspawn bench: {progress}", err=True)
