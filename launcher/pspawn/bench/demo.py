@@ -145,7 +145,7 @@ class Runner:
             except Hang:
                 self.hangs.append(f"{engine.name} ({Path(words[0]).name})")
                 if len(self.hangs) > HANGS_ALLOWED:
-                    raise DemoError(f"runs that hung: {', '.join(self.hangs)}") from None
+                    raise DemoError(f"runs that did not end in {TIMEOUT:.0f} s: {', '.join(self.hangs)}") from None
 
 
 def run(words: Sequence[str], env: dict[str, str]) -> tuple[str, float]:
@@ -229,7 +229,8 @@ def measure(runner: Runner, row: Row) -> None:
 def show_engine(runner: Runner, engine: Engine, examples: Path, rounds: int, most: int) -> tuple[list[Row], Shares]:
     stamp_only = examples / "stamp_only"
     hello = str(examples / engine.build / "mpi_hello")
-    say(f"{engine.name}: mpi_hello with {runner.ranks} ranks, MPI_Init to MPI_Finalize, forked by pspawn")
+    say(f"{engine.name}: mpi_hello with {runner.ranks} ranks, MPI_Init to MPI_Finalize, plain and forked by pspawn")
+    check_hello(runner.plain(engine, [hello])[0], runner.ranks)
     check_hello(runner.pspawn(engine, [hello])[0], runner.ranks)
 
     rows = [
