@@ -38,7 +38,8 @@ enum pspawn_msg_kind {
 struct pspawn_msg {
 	uint32_t kind;
 	uint32_t seq;	/* the batch */
-	uint32_t first; /* CHANNELS: slot of the first descriptor; BATCH: number of CHANNELS messages that follow */
+	uint32_t first; /* CHANNELS: slot of the first descriptor; BATCH: number of CHANNELS messages that follow;
+			   CLIMB: deadline in ms; ENDED: errno if the leader could not be forked */
 	uint32_t fork_point;
 	uint32_t refused_point;
 	int32_t pid;   /* READY: the proxy at this fork point */
@@ -117,6 +118,7 @@ struct pspawn_batch {
 	uint32_t common_fds;	    /* descriptors that come with BATCH after the memfd, for all ranks */
 	uint64_t common_fd_numbers; /* offset of int32_t[common_fds] */
 	char comm[16];		    /* the program's name as exec would set it */
+	_Atomic int32_t leader;	    /* pid of the batch leader, once it runs */
 	_Atomic uint32_t settled;   /* slots prepared or failed */
 	_Atomic uint32_t placed;    /* set by the caller when a mover, if any, has moved the ranks; futex */
 	_Atomic uint32_t open;	    /* GATE_SHARED; futex: 1 go, 2 end */

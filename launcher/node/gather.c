@@ -964,7 +964,7 @@ static bool is_settled(struct gatherer *g, struct context *c)
 		bool over = c->leader_ended || c->state == CONTEXT_FAILED;
 
 		if (state == PSPAWN_SLOT_EMPTY && over)
-			fail_slot(slot, PSPAWN_STEP_FORK, ECHILD);
+			fail_slot(slot, PSPAWN_STEP_FORK, c->leader_err ? c->leader_err : ECHILD);
 		else if (state < PSPAWN_SLOT_PREPARED && overdue)
 			fail_slot(slot, PSPAWN_STEP_DEADLINE, ETIMEDOUT);
 		settled += atomic_load(&slot->state) >= PSPAWN_SLOT_PREPARED;
@@ -1056,6 +1056,7 @@ static void hear_context(struct gatherer *g, struct context *c)
 				judge_context(g, c);
 		} else if (msg.kind == PSPAWN_MSG_ENDED) {
 			c->leader_ended = true;
+			c->leader_err = (int)msg.first;
 		}
 	}
 	if (rv < 0 && c->state < CONTEXT_SETTLED)

@@ -70,6 +70,7 @@ struct context {
 	int *members, nmembers; /* owned: pairs of the vector call */
 	bool used;		/* had members, so it is worth a line in the report */
 	bool leader_ended;
+	int leader_err;		     /* errno if the batch leader could not be forked */
 	bool pid_gone, serving_gone; /* reaped: never to be signalled again */
 	int64_t ended_us;	     /* when the doorbell was closed; 0: it is open */
 	long progress;		     /* of what is awaited */

@@ -126,9 +126,10 @@ struct pspawn_task {
 	const char *cwd;    /* NULL: the context's */
 	int has_pgid;	    /* non-zero: setpgid(0, pgid) */
 	pid_t pgid;
-	int new_session;	 /* non-zero: setsid() */
-	uint32_t rlimit_set;	 /* bit RLIMIT_x: set rlimits[RLIMIT_x] */
-	uint64_t rlimits[16][2]; /* soft, hard */
+	int new_session;	  /* non-zero: setsid() */
+	uint32_t rlimit_set;	  /* bit RLIMIT_x: set rlimits[RLIMIT_x] */
+	uint64_t rlimits[16][2];  /* soft, hard */
+	uint64_t signals_default; /* bit (signal - 1): default action, though the caller ignores it */
 	/* results */
 	pid_t pid; /* > 0 if started */
 	int error; /* positive errno, 0 if started */

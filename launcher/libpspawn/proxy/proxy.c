@@ -108,6 +108,9 @@ static long install_common_fds(const struct pspawn_batch *batch, const int *fds)
 		if (ret < 0)
 			return ret;
 	}
+	/* what lies between is old, the doorbell's first number above all: F_DUPFD took the lowest free ones */
+	if (sock > top)
+		raw_close_range((unsigned)top, (unsigned)sock - 1, (unsigned)sock);
 	pspawn_proxy.sock = (int)sock;
 	raw_close_range((unsigned)sock + 1, ~0u, (unsigned)moved[batch->common_fds ? batch->common_fds - 1 : 0] + 1);
 	return 0;
@@ -130,6 +133,7 @@ static void lead_batch(void)
 	}
 	if (map_batch(fds[0], msg.size) < 0)
 		sys_exit(2);
+	atomic_store(&p->batch->leader, sys_getpid());
 	if (p->batch->gate == PSPAWN_GATE_CHANNEL ? take_channels(msg.first, p->batch->nslots) < 0
 						  : install_common_fds(p->batch, fds + 1) < 0)
 		sys_exit(3);
@@ -264,10 +268,16 @@ static void serve(void)
 			lead_batch();
 			return;
 		}
+		uint32_t err = pid < 0 ? (uint32_t)errno : 0, seq = msg.seq;
+
 		while (pid > 0 && waitpid(pid, &status, 0) < 0 && errno == EINTR)
 			;
-		drain(msg.seq);
-		say(PSPAWN_MSG_ENDED, msg.seq, 0, "");
+		drain(seq);
+		raw_zero(&msg, sizeof msg);
+		msg.kind = PSPAWN_MSG_ENDED;
+		msg.seq = seq;
+		msg.first = err;
+		raw_send(p->sock, &msg, sizeof msg, NULL, 0, 0);
 	}
 }
 
