@@ -20,7 +20,7 @@ extern char **environ;
 
 static int n;
 static char *program[2];
-static struct pspawn_context_attr attr = {.numa_node = -1, .strict = 1};
+static struct pspawn_context_attr attr = {.numa_node = -1};
 static pspawn_context_t ready[2];
 
 static void fail(const char *what, const char *why)
@@ -133,12 +133,15 @@ int main(int argc, char **argv)
 		fill((size_t)atoi(argv[2]));
 	for (int point = PSPAWN_PREINIT; point <= PSPAWN_MAIN; point++)
 		if (strcmp(argv[3], pspawn_fork_point_name(point)) == 0)
-			attr.fork_point = point;
+			attr.fork_point = point, attr.strict = 1;
 	program[0] = argv[4];
 	attr.path = argv[4];
 	open_contexts(ready);
-	for (int i = 0; i < 2; i++)
+	for (int i = 0; i < 2; i++) {
 		pspawn_context_info(ready[i], &info[i]);
+		if (info[i].fork_point == PSPAWN_EXEC) /* would measure an exec loop */
+			fail("no fork point", info[i].reason);
+	}
 	printf("ready %d %d %s\n", info[0].pid, info[1].pid, pspawn_fork_point_name(info[0].fork_point));
 	while (fgets(line, sizeof line, stdin) && serve(line[0]))
 		;
