@@ -1,0 +1,210 @@
+"""A real Slurm on this host: munged, slurmctld and one slurmd per node, without systemd, in a directory of its own.
+
+Each slurmd has its own host name, /dev/shm and /etc/hosts, as nodes have. Needs root and Debian's packages slurmctld,
+slurmd, slurm-client, slurm-wlm-basic-plugins and munge. Up in less than a second; taken down by pid.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+START_SECONDS = 20
+STOP_SECONDS = 15
+
+
+def missing() -> str | None:
+    """Why there can be no cluster here, or None."""
+    if os.geteuid() != 0:
+        return "a Slurm cluster needs root"
+    gone = [name for name in ("slurmctld", "slurmd", "srun", "munged") if not _tool(name)]
+    return f"not installed: {', '.join(gone)}" if gone else None
+
+
+def _tool(name: str) -> str | None:
+    return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for s in sockets:
+        s.bind(("127.0.0.1", 0))
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
+
+
+class Cluster:
+    """`with Cluster(nodes=2) as slurm: slurm.srun("-n4", "true")`."""
+
+    def __init__(self, nodes: int = 1, cpus: int = 64, **settings: str) -> None:
+        # not below pytest's own directories, which munged's user may not enter
+        self.directory = directory = Path(tempfile.mkdtemp(prefix="slurm-of-pspawn-"))
+        self.nodes = nodes
+        self.cpus = cpus
+        self.settings = {
+            "ProctrackType": "proctrack/linuxproc",
+            "TaskPlugin": "task/none",
+            "JobAcctGatherType": "jobacct_gather/none",
+            **settings,
+        }
+        self.conf = directory / "etc" / "slurm.conf"
+
+    def __enter__(self) -> Cluster:
+        try:
+            self._configure()
+            self._start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def environment(self, **extra: str) -> dict[str, str]:
+        """This process's environment with the way to the cluster."""
+        clean = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM", "PMI", "OMPI_", "PSPAWN"))}
+        return {**clean, "SLURM_CONF": str(self.conf), **extra}
+
+    def srun(
+        self, *arguments: str, timeout: float = 60, env: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs srun; a dead slurmd makes it hang for ever, hence the deadline (seconds)."""
+        return subprocess.run(
+            ["srun", *arguments],
+            env=self.environment(**(env or {})),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    def node_states(self) -> list[str]:
+        """Each node's state as sinfo shows it."""
+        shown = subprocess.run(
+            ["sinfo", "-h", "-N", "-o", "%T"],
+            env=self.environment(),
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
+        )
+        return shown.stdout.split()
+
+    def _configure(self) -> None:
+        d = self.directory
+        for name in ("etc", "state", "log", "run", "munge"):
+            (d / name).mkdir(parents=True)
+        d.chmod(0o755)
+        for k in range(self.nodes):
+            (d / "spool" / f"n{k}").mkdir(parents=True)
+            (d / "tmp" / f"n{k}").mkdir(parents=True)
+            (d / "tmp" / f"n{k}").chmod(0o1777)
+        key = d / "munge" / "munge.key"
+        key.write_bytes(os.urandom(1024))
+        key.chmod(0o600)
+        subprocess.run(["chown", "-R", "munge:", str(d / "munge")], check=True)
+        (d / "munge").chmod(0o755)
+        (d / "etc" / "plugstack.conf").write_text("")
+        (d / "etc" / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")
+        hosts = "".join(f"127.0.0.1 n{k}\n" for k in range(self.nodes))
+        (d / "etc" / "hosts").write_text(Path("/etc/hosts").read_text() + hosts)
+        control, *ports = _free_ports(self.nodes + 1)
+        host = socket.gethostname().split(".")[0]
+        lines = {
+            "ClusterName": "pspawn",
+            "SlurmctldHost": f"{host}(127.0.0.1)",
+            "SlurmctldPort": str(control),
+            "SlurmUser": "root",
+            "SlurmdUser": "root",
+            "AuthType": "auth/munge",
+            "AuthInfo": f"socket={d}/munge/munge.socket",
+            "CredType": "cred/munge",
+            "StateSaveLocation": f"{d}/state",
+            "SlurmdSpoolDir": f"{d}/spool/%n",
+            "SlurmctldPidFile": f"{d}/run/slurmctld.pid",
+            "SlurmdPidFile": f"{d}/run/slurmd-%n.pid",
+            "SlurmctldLogFile": f"{d}/log/slurmctld.log",
+            "SlurmdLogFile": f"{d}/log/slurmd-%n.log",
+            "SelectType": "select/cons_tres",
+            "SelectTypeParameters": "CR_CPU",
+            "SchedulerType": "sched/builtin",
+            "ReturnToService": "2",
+            "SwitchType": "switch/none",
+            "MpiDefault": "none",
+            "SlurmdParameters": "config_overrides",
+            "KillWait": "2",
+            "PlugStackConfig": f"{d}/etc/plugstack.conf",
+            "TmpFS": f"{d}/tmp/%n",
+            "PropagateResourceLimits": "NONE",
+            **self.settings,
+        }
+        text = "".join(f"{name}={value}\n" for name, value in lines.items())
+        for k, port in enumerate(ports):
+            text += (
+                f"NodeName=n{k} NodeHostname={host} NodeAddr=127.0.0.1 Port={port}"
+                f" CPUs={self.cpus} RealMemory=1000 State=UNKNOWN\n"
+            )
+        text += f"PartitionName=all Nodes=n[0-{self.nodes - 1}] Default=YES MaxTime=INFINITE State=UP\n"
+        self.conf.write_text(text)
+
+    def _run(self, *command: str) -> None:
+        done = subprocess.run(
+            command, env=self.environment(), capture_output=True, text=True, timeout=START_SECONDS, check=False
+        )
+        assert done.returncode == 0, f"{' '.join(command)}: {done.stderr or done.stdout}"
+
+    def _start(self) -> None:
+        d = self.directory
+        munge = d / "munge"
+        self._run(
+            *("setpriv", "--reuid=munge", "--regid=munge", "--clear-groups", str(_tool("munged"))),
+            *(f"--socket={munge}/munge.socket", f"--key-file={munge}/munge.key", f"--pid-file={munge}/munged.pid"),
+            *(f"--log-file={munge}/munged.log", f"--seed-file={munge}/munged.seed", "--num-threads=2"),
+        )
+        self._run(str(_tool("slurmctld")), "-i")
+        for k in range(self.nodes):
+            script = (
+                f"hostname n{k} && mount -t tmpfs -o mode=1777 tmpfs /dev/shm"
+                f" && mount --bind {d}/etc/hosts /etc/hosts && exec {_tool('slurmd')} -N n{k}"
+            )
+            self._run("unshare", "-m", "-u", "--propagation", "private", "bash", "-c", script)
+        limit = time.monotonic() + START_SECONDS
+        while self.node_states() != ["idle"] * self.nodes:
+            assert time.monotonic() < limit, f"nodes did not come up: {self.node_states()}; see {d}/log"
+            time.sleep(0.05)
+
+    def _pids(self) -> list[int]:
+        files = [*self.directory.glob("run/slurmd-*.pid"), *self.directory.glob("run/slurmctld.pid")]
+        files += self.directory.glob("munge/munged.pid")
+        return [int(f.read_text()) for f in files if f.read_text().strip()]
+
+    def stop(self) -> None:
+        """Ends the daemons by pid; safe to call twice."""
+        pids = self._pids()
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+        limit = time.monotonic() + STOP_SECONDS
+        while any(_alive(pid) for pid in pids) and time.monotonic() < limit:
+            time.sleep(0.05)
+        for pid in pids:
+            if _alive(pid):
+                os.kill(pid, signal.SIGKILL)
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except OSError:
+        return False
