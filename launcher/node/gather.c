@@ -82,33 +82,34 @@ static int count_in(const struct gatherer *g, enum pair_state state)
 	return n;
 }
 
-/* Before the message that may let the last stub go: afterwards the launcher's user may read the report. */
-static void report_before_last(struct gatherer *g)
+/* Copies what a rank noted of its start, as far as it has come. */
+static void take_result(const struct gatherer *g, struct pair *p)
 {
-	int waiting = 0;
+	struct pspawn_slot *slot;
 
-	for (int i = 0; i < g->npairs; i++)
-		waiting += is_live(g->pairs[i]) && g->pairs[i]->state < PAIR_MIRRORED;
-	if (waiting <= 1) {
-		report_write(g);
-		g->report_written = true;
-	}
+	if (p->state < PAIR_PREPARED || p->state > PAIR_MIRRORED || p->context < 0 ||
+	    !g->contexts[p->context]->arena.batch)
+		return;
+	slot = &g->contexts[p->context]->arena.batch->slots[p->slot];
+	p->forked_us = slot->forked_us;
+	p->released_us = slot->released_us;
+	p->entered_us = slot->entered_us;
 }
 
-static void take_results(struct gatherer *g)
+static void write_report(struct gatherer *g)
 {
-	for (int i = 0; i < g->npairs; i++) {
-		struct pair *p = g->pairs[i];
-		struct pspawn_slot *slot;
+	for (int i = 0; i < g->npairs; i++)
+		take_result(g, g->pairs[i]);
+	report_write(g);
+}
 
-		if (p->state < PAIR_PREPARED || p->state > PAIR_MIRRORED || p->context < 0 ||
-		    !g->contexts[p->context]->arena.batch)
-			continue;
-		slot = &g->contexts[p->context]->arena.batch->slots[p->slot];
-		p->forked_us = slot->forked_us;
-		p->released_us = slot->released_us;
-		p->entered_us = slot->entered_us;
-	}
+/* Before the message that lets the last stub go: afterwards the launcher's user may read the report. */
+static void report_before_last(struct gatherer *g)
+{
+	for (int i = 0; i < g->npairs; i++)
+		if (is_live(g->pairs[i]) && g->pairs[i]->state < PAIR_MIRRORED)
+			return;
+	write_report(g);
 }
 
 static void dismiss(struct gatherer *g, struct pair *p, const char *reason)
@@ -164,8 +165,6 @@ static void mirror(struct gatherer *g, struct pair *p)
 		return;
 	if (WIFSIGNALED(p->status) && WCOREDUMP(p->status))
 		fd = make_core_dir(p);
-	if (!g->report_written)
-		take_results(g);
 	p->state = PAIR_MIRRORED;
 	report_before_last(g);
 	tell(p, GATHER_STATUS, p->status, "", fd);
@@ -1164,8 +1163,7 @@ static void tick(struct gatherer *g)
 
 	if (g->report_due_us && now >= g->report_due_us) {
 		g->report_due_us = 0;
-		take_results(g);
-		report_write(g);
+		write_report(g);
 	}
 	if (now - g->last_heartbeat_us < PSPAWN_HEARTBEAT_MS * 1000)
 		return;

@@ -101,7 +101,6 @@ struct gatherer {
 	uint32_t timeout_ms;
 	int outstanding;       /* stubs that exec'd a wrapper in which another stub waits */
 	int64_t report_due_us; /* 0: nothing to write */
-	bool report_written;
 };
 
 /* image.c: why this executable cannot become a proxy, or NULL. Static storage. *inner: another stub will come from it. */
