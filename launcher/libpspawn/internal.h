@@ -49,6 +49,9 @@ void pspawn_context_end(struct pspawn_context *ctx);
 /* Takes one message from the proxy and updates ctx. 1: *msg is filled; 0: nothing there; -EPIPE: the proxy is gone. */
 int pspawn_context_hear(struct pspawn_context *ctx, struct pspawn_msg *msg);
 
+/* Whether the program's ld.so would load the proxy object: 0, or -1 with the reason. */
+int pspawn_elf_check(int fd, char *why, size_t size);
+
 /* The number that grows while a process without a voice (ld.so at work, a cold file system) makes progress:
  * CPU ticks and major faults; -1 if the process is gone, stopped or a zombie. */
 long pspawn_progress(pid_t pid);

@@ -3,7 +3,6 @@
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
-#include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/futex.h>
@@ -241,69 +240,34 @@ static int climb(struct pspawn_context *ctx)
 	return rv;
 }
 
-#if defined(__x86_64__)
-#define MACHINE EM_X86_64
-#define LOADER "/ld-linux-x86-64.so.2"
-#else
-#define MACHINE EM_AARCH64
-#define LOADER "/ld-linux-aarch64.so.1"
-#endif
-
-/* Why an ELF file's ld.so would not load the proxy object, or NULL. */
-static const char *elf_refusal(int fd)
-{
-	Elf64_Ehdr eh;
-	Elf64_Phdr ph;
-	char loader[PATH_MAX] = "";
-
-	if (pread(fd, &eh, sizeof eh, 0) != sizeof eh || memcmp(eh.e_ident, ELFMAG, SELFMAG) != 0)
-		return "not an ELF program";
-	if (eh.e_ident[EI_CLASS] != ELFCLASS64 || eh.e_machine != MACHINE || eh.e_phentsize != sizeof ph)
-		return "built for another architecture";
-	for (int i = 0; i < eh.e_phnum; i++) {
-		const char *slash;
-
-		if (pread(fd, &ph, sizeof ph, (off_t)(eh.e_phoff + (size_t)i * sizeof ph)) != sizeof ph)
-			break;
-		if (ph.p_type != PT_INTERP)
-			continue;
-		if (ph.p_filesz >= sizeof loader || pread(fd, loader, ph.p_filesz, (off_t)ph.p_offset) < 0)
-			break;
-		slash = strrchr(loader, '/');
-		return slash && strcmp(slash, LOADER) == 0 ? NULL : "uses another C library than glibc";
-	}
-	return "statically linked";
-}
-
-/* Why a program cannot be a proxy, or NULL. Seen beforehand, because it would run instead of stopping. */
-static const char *image_refusal(const char *path)
+/* Whether a program can be a proxy: 0, or -1 with the reason. */
+static int check_image(const char *path, char *why, size_t size)
 {
 	char head[2] = "", capability[64];
-	const char *why = NULL;
+	const char *refusal = NULL;
 	struct stat st;
-	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK), rv = 0;
 
 	if (fd < 0)
-		return "its file is not readable";
-	if (fstat(fd, &st) < 0 || st.st_mode & (S_ISUID | S_ISGID))
-		why = "set-uid or set-gid";
+		refusal = "its file is not readable";
+	else if (fstat(fd, &st) < 0 || st.st_mode & (S_ISUID | S_ISGID))
+		refusal = "set-uid or set-gid";
 	else if (fgetxattr(fd, "security.capability", capability, sizeof capability) > 0)
-		why = "has file capabilities";
+		refusal = "has file capabilities";
 	else if (pread(fd, head, sizeof head, 0) == sizeof head && memcmp(head, "#!", 2) == 0)
-		why = "a script (#!)";
+		refusal = "a script (#!)";
 	else
-		why = elf_refusal(fd);
-	close(fd);
-	return why;
+		rv = pspawn_elf_check(fd, why, size);
+	if (fd >= 0)
+		close(fd);
+	return refusal ? explain(why, size, refusal, -1) : rv;
 }
 
-/* No proxy, plain exec: unless the attr is strict. */
-static int settle_for_exec(struct pspawn_context *ctx, const struct pspawn_context_attr *attr, const char *why)
+/* No proxy, plain exec, for ctx->reason: unless the attr is strict. */
+static int settle_for_exec(struct pspawn_context *ctx, const struct pspawn_context_attr *attr)
 {
 	if (!ctx->refused_point)
 		ctx->refused_point = PSPAWN_PREINIT;
-	if (why)
-		snprintf(ctx->reason, sizeof ctx->reason, "%s", why);
 	if (attr->strict)
 		return -ENOTSUP;
 	reap_proxy(ctx);
@@ -314,7 +278,6 @@ static int settle_for_exec(struct pspawn_context *ctx, const struct pspawn_conte
 static int open_proxy(struct pspawn_context *ctx, const struct pspawn_context_attr *attr, const char *path)
 {
 	char object[PATH_MAX];
-	const char *why;
 	struct pspawn_settings settings = ctx->base;
 	char **argv = ctx->argv, **envp = ctx->envp;
 	int timeout_ms = ctx->timeout_ms, wanted = attr->fork_point, rv;
@@ -327,9 +290,8 @@ static int open_proxy(struct pspawn_context *ctx, const struct pspawn_context_at
 				       .numa_node = attr->numa_node,
 				       .proxy_object = attr->proxy_object};
 
-	why = image_refusal(path);
-	if (why)
-		return settle_for_exec(ctx, attr, why);
+	if (check_image(path, ctx->reason, sizeof ctx->reason) < 0)
+		return settle_for_exec(ctx, attr);
 	if (!origin.proxy_object) {
 		rv = find_proxy_object(object, sizeof object);
 		if (rv < 0) {
@@ -349,7 +311,7 @@ static int open_proxy(struct pspawn_context *ctx, const struct pspawn_context_at
 	ctx->envp = envp;
 	ctx->timeout_ms = timeout_ms;
 	if (rv == -ENOSPC || (rv == -EINVAL && ctx->reason[0] && !ctx->started_us)) /* nothing was tried yet */
-		return settle_for_exec(ctx, attr, NULL);
+		return settle_for_exec(ctx, attr);
 	if (rv < 0)
 		return rv;
 	rv = wait_ready(ctx);
@@ -363,7 +325,7 @@ static int open_proxy(struct pspawn_context *ctx, const struct pspawn_context_at
 			return rv;
 	}
 	if (ctx->fork_point < PSPAWN_PREINIT)
-		return settle_for_exec(ctx, attr, NULL);
+		return settle_for_exec(ctx, attr);
 	if (attr->strict && ctx->fork_point < wanted)
 		return -ENOTSUP;
 	return 0;
@@ -552,6 +514,7 @@ static void task_settings(const struct pspawn_task *task, struct pspawn_settings
 		memcpy(want->nodes, task->nodes,
 		       task->nodes_bytes < sizeof want->nodes ? task->nodes_bytes : sizeof want->nodes);
 	}
+	want->sigignore &= ~task->signals_default;
 	for (int i = 0; i < PSPAWN_RLIMITS; i++)
 		if (task->rlimit_set & (1u << i))
 			want->rlimits[i] = (struct raw_rlimit){task->rlimits[i][0], task->rlimits[i][1]};
@@ -820,13 +783,32 @@ int pspawn_vector_start(pspawn_vector_t *out, struct pspawn_task *tasks, size_t 
 	return 0;
 }
 
+/* Whether a child waits to be reaped. */
+static int has_ended(pid_t pid)
+{
+	siginfo_t info = {0};
+
+	return waitid(P_PID, (id_t)pid, &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid != 0;
+}
+
 static long count_settled(const struct group *group)
 {
 	long n = 0;
 
-	for (uint32_t i = 0; i < group->arena.batch->nslots; i++)
-		n += atomic_load(&group->arena.batch->slots[i].state) >= PSPAWN_SLOT_PREPARED;
+	for (uint32_t i = 0; i < group->arena.batch->nslots; i++) {
+		const struct pspawn_slot *slot = &group->arena.batch->slots[i];
+
+		/* without a leader, a slot without a pid will never have one */
+		n += atomic_load(&slot->state) >= PSPAWN_SLOT_PREPARED ||
+		     (group->ended && (slot->pid == 0 || has_ended(slot->pid)));
+	}
 	return n;
+}
+
+/* The step at which slots failed that say nothing themselves. */
+static int step_of(int err)
+{
+	return err == ETIMEDOUT ? PSPAWN_STEP_DEADLINE : err == EPIPE ? PSPAWN_STEP_CONTEXT : PSPAWN_STEP_FORK;
 }
 
 /* One group's results; slots that never got anywhere have failed. With their proxy's socket goes the gate's keeper:
@@ -847,7 +829,7 @@ static void take_results(struct pspawn_vector *v, struct group *group, int err, 
 		if (state == PSPAWN_SLOT_FAILED)
 			fail_task(task, (int)slot->step, slot->err);
 		else
-			fail_task(task, err == ETIMEDOUT ? PSPAWN_STEP_DEADLINE : PSPAWN_STEP_FORK, err);
+			fail_task(task, step_of(err), err);
 		if (slot->pid > 0) { /* not ours to leave behind */
 			kill(slot->pid, SIGKILL);
 			while (waitpid(slot->pid, NULL, 0) < 0 && errno == EINTR)
@@ -864,6 +846,8 @@ static void cancel(struct group *group)
 	group->arena.batch->magic = 0;
 	atomic_store(&group->arena.batch->placed, 0);
 	reap_proxy(group->ctx);
+	/* a proxy that was killed leaves its leader to the caller */
+	reap(atomic_load(&group->arena.batch->leader), 2000);
 }
 
 static void wait_group(struct pspawn_vector *v, struct group *group)
@@ -884,14 +868,18 @@ static void wait_group(struct pspawn_vector *v, struct group *group)
 		else if (poll(&p, 1, 200) < 0 && errno != EINTR)
 			break;
 		while ((rv = pspawn_context_hear(group->ctx, &msg)) > 0)
-			if (msg.kind == PSPAWN_MSG_ENDED && msg.seq == group->arena.batch->seq)
+			if (msg.kind == PSPAWN_MSG_ENDED && msg.seq == group->arena.batch->seq) {
 				group->ended = 1;
+				if (msg.first)
+					err = (int)msg.first;
+			}
 		now = count_settled(group);
 		if (now != settled) {
 			settled = now;
 			moved = raw_monotonic_us();
 		}
-		if (rv < 0 && !group->ended) {
+		/* ranks at a gate hold the socket of a killed proxy open */
+		if (!group->ended && (rv < 0 || has_ended(group->ctx->serving))) {
 			err = EPIPE;
 			break;
 		}

@@ -2,7 +2,6 @@
  * image.c - which executables can become a proxy at all: seen from mode bits, ELF header and name.
  */
 #define _GNU_SOURCE
-#include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -12,14 +11,6 @@
 #include <unistd.h>
 
 #include "gather.h"
-
-#if defined(__x86_64__)
-#define MACHINE EM_X86_64
-#define LOADER "ld-linux-x86-64.so.2"
-#elif defined(__aarch64__)
-#define MACHINE EM_AARCH64
-#define LOADER "ld-linux-aarch64.so.1"
-#endif
 
 /* Programs that only exec another: a proxy of one would be wasted, and the one behind it not found. */
 static const char *const wrappers[] = {
@@ -57,43 +48,11 @@ static bool names_stub(const struct pair *pair)
 	return strcmp(base_name(pair->path), "pspawn-stub") == 0;
 }
 
-static const char *elf_refusal(const char *head, size_t n, int fd)
-{
-	static char text[PSPAWN_REASON_LEN];
-	const Elf64_Ehdr *eh = (const Elf64_Ehdr *)head;
-	Elf64_Phdr ph[64];
-
-	if (n < sizeof *eh || memcmp(eh->e_ident, ELFMAG, SELFMAG) != 0)
-		return "not an ELF program";
-	if (eh->e_ident[EI_CLASS] != ELFCLASS64 || eh->e_machine != MACHINE)
-		return "built for another architecture";
-	if (eh->e_phentsize != sizeof *ph || eh->e_phnum > sizeof ph / sizeof *ph)
-		return "unusual ELF program headers";
-	if (pread(fd, ph, eh->e_phnum * sizeof *ph, (off_t)eh->e_phoff) != (ssize_t)(eh->e_phnum * sizeof *ph))
-		return "truncated ELF file";
-	for (int i = 0; i < eh->e_phnum; i++) {
-		char loader[256] = "";
-
-		if (ph[i].p_type != PT_INTERP)
-			continue;
-		if (ph[i].p_filesz >= sizeof loader ||
-		    pread(fd, loader, ph[i].p_filesz, (off_t)ph[i].p_offset) != (ssize_t)ph[i].p_filesz)
-			return "truncated ELF file";
-		if (strcmp(base_name(loader), LOADER) == 0)
-			return NULL;
-		snprintf(text, sizeof text, "uses another C library than glibc (its loader is %.100s)", loader);
-		return text;
-	}
-	return "statically linked";
-}
-
-static const char *script_refusal(const char *head, size_t n, int fd, bool *inner)
+static const char *script_refusal(int fd, bool *inner)
 {
 	char body[65536];
 	ssize_t m = pread(fd, body, sizeof body, 0);
 
-	(void)head;
-	(void)n;
 	*inner = m > 0 && memmem(body, (size_t)m, "pspawn-stub", 11) != NULL;
 	return *inner ? "a script that starts pspawn-stub itself"
 		      : "a script (#!): start the program inside it by 'pspawn-stub PROGRAM' to have that forked";
@@ -106,7 +65,8 @@ const char *image_refusal(const struct pair *pair, bool *inner)
 		char reason[PSPAWN_REASON_LEN];
 		bool refused, known;
 	} last; /* a node starts the same executable many times */
-	char head[4096], capability[64];
+	static char text[PSPAWN_REASON_LEN];
+	char head[2], capability[64];
 	const char *why = NULL;
 	ssize_t n;
 	int fd;
@@ -132,10 +92,10 @@ const char *image_refusal(const struct pair *pair, bool *inner)
 		if (fd < 0)
 			return "its file is not readable";
 		n = pread(fd, head, sizeof head, 0);
-		if (n >= 2 && head[0] == '#' && head[1] == '!')
-			why = script_refusal(head, (size_t)n, fd, inner);
-		else
-			why = elf_refusal(head, n > 0 ? (size_t)n : 0, fd);
+		if (n == sizeof head && memcmp(head, "#!", 2) == 0)
+			why = script_refusal(fd, inner);
+		else if (pspawn_elf_check(fd, text, sizeof text) < 0)
+			why = text;
 		close(fd);
 	}
 	if (*inner)

@@ -116,8 +116,6 @@ static int check_asked(struct raw_text *reason)
 
 	if (name)
 		return refuse(reason, "a constructor read a variable that differs between ranks: ", name);
-	if (pspawn_asked & ASKED_PID)
-		return refuse(reason, "a constructor asked for its process id (getpid)", "");
 	if (pspawn_asked & ASKED_RANDOM)
 		return refuse(reason, "a constructor asked for random numbers (getrandom)", "");
 	if (pspawn_asked & ASKED_CPUS && batch->masks_differ)
@@ -276,10 +274,36 @@ static int check_mappings(struct raw_text *reason)
 	return n < 0 ? refuse(reason, "/proc/self/smaps is not readable", "") : 0;
 }
 
+/*
+ * Forks once to no end. Threads that a handler of pthread_atfork(3) stops (OpenBLAS does) are no obstacle: look for
+ * them after a fork. And who asked for the process id must ask again in the child, or every rank has the proxy's.
+ */
+static int check_trial_fork(struct raw_text *reason)
+{
+	const char *name;
+	int status;
+
+	pspawn_recording = PSPAWN_RECORD_RENEWALS;
+	pid_t pid = fork();
+
+	if (pid == 0)
+		sys_exit(pspawn_pid_keeper(&name) + 1);
+	pspawn_recording = PSPAWN_RECORD_NOTHING;
+	if (pid < 0)
+		return refuse(reason, "a trial fork failed", "");
+	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+		;
+	if (!WIFEXITED(status))
+		return refuse(reason, "a fork of it dies", "");
+	if (WEXITSTATUS(status) != 0)
+		return refuse(reason, "a constructor asked for its process id (getpid) and keeps it: ",
+			      pspawn_pid_asker(WEXITSTATUS(status) - 1));
+	return 0;
+}
+
 int pspawn_check_main(struct raw_text *reason)
 {
 	struct proxy *p = &pspawn_proxy;
-	int status;
 
 	if (check_asked(reason) < 0 || check_environment(reason) < 0)
 		return -1;
@@ -287,15 +311,8 @@ int pspawn_check_main(struct raw_text *reason)
 	p->batch = NULL;
 	if (check_children(reason) < 0 || check_fds(reason) < 0 || check_timers(reason) < 0)
 		return -1;
-	/* Threads that handlers of pthread_atfork() stop (OpenBLAS does) are no obstacle: look after a fork. */
-	pid_t pid = fork();
-
-	if (pid == 0)
-		sys_exit(0);
-	if (pid < 0)
-		return refuse(reason, "a trial fork failed", "");
-	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
-		;
+	if (check_trial_fork(reason) < 0)
+		return -1;
 	if (check_status(reason) < 0)
 		return -1;
 	return check_mappings(reason);

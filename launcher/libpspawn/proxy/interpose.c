@@ -75,29 +75,73 @@ const char *pspawn_asked_name(const char *varying, size_t len)
 	return NULL;
 }
 
+/* Objects whose constructors asked for the process id, and which of them ask again in a fork's child: a handler of
+ * pthread_atfork(3) renews what they keep (UCX's ucs_log_init does). */
+static struct {
+	const void *object;
+	const char *name;
+	int renews;
+} pid_askers[32];
+static int npid_askers;
+
+static void note_pid(const void *caller)
+{
+	Dl_info info = {.dli_fname = "an unknown object"};
+	int i = 0;
+
+	dladdr(caller, &info);
+	while (i < npid_askers && pid_askers[i].object != info.dli_fbase)
+		i++;
+	if (pspawn_recording == PSPAWN_RECORD_RENEWALS) {
+		if (i < npid_askers)
+			pid_askers[i].renews = 1;
+	} else if (i == npid_askers && i < (int)(sizeof pid_askers / sizeof *pid_askers)) {
+		pid_askers[npid_askers].object = info.dli_fbase;
+		pid_askers[npid_askers++].name = info.dli_fname;
+	} else if (i == npid_askers) {
+		pspawn_asked |= ASKED_TOO_MUCH;
+	}
+}
+
+int pspawn_pid_keeper(const char **name)
+{
+	for (int i = 0; i < npid_askers; i++)
+		if (!pid_askers[i].renews) {
+			*name = pid_askers[i].name;
+			return i;
+		}
+	return -1;
+}
+
+const char *pspawn_pid_asker(int index)
+{
+	return index >= 0 && index < npid_askers ? pid_askers[index].name : "an unknown object";
+}
+
 static void note(unsigned what)
 {
-	if (pspawn_recording)
+	if (pspawn_recording == PSPAWN_RECORD_CONSTRUCTORS)
 		pspawn_asked |= what;
 }
 
 PSPAWN_API char *getenv(const char *name)
 {
-	if (pspawn_recording)
+	if (pspawn_recording == PSPAWN_RECORD_CONSTRUCTORS)
 		note_name(name);
 	return next_getenv(name);
 }
 
 PSPAWN_API char *secure_getenv(const char *name)
 {
-	if (pspawn_recording)
+	if (pspawn_recording == PSPAWN_RECORD_CONSTRUCTORS)
 		note_name(name);
 	return next_secure_getenv(name);
 }
 
 PSPAWN_API pid_t getpid(void)
 {
-	note(ASKED_PID);
+	if (pspawn_recording)
+		note_pid(__builtin_return_address(0));
 	return next_getpid();
 }
 

@@ -200,7 +200,7 @@ static int climb(void)
 		if (slot->set & PSPAWN_SET_CPUS)
 			sys3(__NR_sched_setaffinity, 0, sizeof slot->want.cpus, slot->want.cpus);
 		pspawn_check_before_climb();
-		pspawn_recording = 1;
+		pspawn_recording = PSPAWN_RECORD_CONSTRUCTORS;
 		return 1;
 	}
 	sys_close(ends[1]);
@@ -379,7 +379,7 @@ static void stop_at_main(void)
 	char reason[PSPAWN_REASON_LEN] = "";
 	struct raw_text text = {reason, sizeof reason, 0};
 
-	pspawn_recording = 0;
+	pspawn_recording = PSPAWN_RECORD_NOTHING;
 	if (pspawn_check_main(&text) < 0) {
 		sys_write(p->verdict, reason, text.at ? text.at : 1);
 		sys_exit(1);

@@ -45,14 +45,17 @@ HIDDEN int pspawn_check_main(struct raw_text *reason);
 
 /* interpose.c: what constructors asked for while `pspawn_recording` was set. */
 enum asked {
-	ASKED_PID = 1,
-	ASKED_CPUS = 2,
-	ASKED_RANDOM = 4,
-	ASKED_TOO_MUCH = 8, /* the table of names is full */
+	ASKED_CPUS = 1,
+	ASKED_RANDOM = 2,
+	ASKED_TOO_MUCH = 4, /* the table of names is full */
 };
 extern int pspawn_recording HIDDEN;
 extern unsigned pspawn_asked HIDDEN;
+enum recording { PSPAWN_RECORD_NOTHING, PSPAWN_RECORD_CONSTRUCTORS, PSPAWN_RECORD_RENEWALS };
 HIDDEN void pspawn_resolve_interposed(void);
+/* The first object that asked for the process id and did not ask again in a fork's child: its index, or -1. */
+HIDDEN int pspawn_pid_keeper(const char **name);
+HIDDEN const char *pspawn_pid_asker(int index);
 /* The first of the `len` bytes of terminated `names` that a constructor read, or NULL. */
 HIDDEN const char *pspawn_asked_name(const char *names, size_t len);
 
