@@ -4,13 +4,16 @@ Names of the library (``pspawn.Context`` …) come from :mod:`pspawn.lib` when f
 command that doesn't use them doesn't pay for them.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pspawn._version import __version__
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from pspawn.lib import Context, PspawnError, Rank, Task, spawn, spawn_n
 
-_LIB = ("Context", "Rank", "Task", "spawn_n", "PspawnError")
+__all__ = ["Context", "PspawnError", "Rank", "Task", "__version__", "spawn", "spawn_n"]
+
+_LIB = ("Context", "PspawnError", "Rank", "Task", "spawn", "spawn_n")
 
 
 def __getattr__(name: str) -> Any:
