@@ -21,6 +21,7 @@
 #define MAX_FDS 4096
 #define PATH_MAX 4096
 #define DEFAULT_TIMEOUT_MS 10000
+#define ORPHAN_GRACE_MS 300
 
 struct stub {
 	int argc;
@@ -778,8 +779,10 @@ static void __attribute__((noreturn)) follow(int sigfd)
 		if (n == -EAGAIN)
 			continue;
 		if (n != sizeof msg) {
-			/* without a gatherer nobody can tell how the rank ends: the pair ends here */
+			/* Without a gatherer nobody can tell how the rank ends: the pair ends here. An engine that sees
+			 * one stub die kills the others, so give each of them time to end its own rank before. */
 			signal_rank(9);
+			raw_sleep_ms(ORPHAN_GRACE_MS);
 			mirror(9, -1);
 		}
 		if (msg.kind == GATHER_STATUS)
