@@ -331,6 +331,26 @@ static int open_proxy(struct pspawn_context *ctx, const struct pspawn_context_at
 	return 0;
 }
 
+/* Ranks that are exec'd later, in a directory of their own, still are this program. */
+static int make_absolute(struct pspawn_context *ctx)
+{
+	char *cwd, *absolute = NULL;
+	int rv = -ENOMEM;
+
+	if (ctx->path[0] == '/')
+		return 0;
+	cwd = getcwd(NULL, 0);
+	if (!cwd)
+		return -errno;
+	if (asprintf(&absolute, "%s/%s", cwd, ctx->path) >= 0) {
+		free(ctx->path);
+		ctx->path = absolute;
+		rv = 0;
+	}
+	free(cwd);
+	return rv;
+}
+
 int pspawn_context_open(pspawn_context_t *out, const struct pspawn_context_attr *attr, char *reason, size_t reason_size)
 {
 	struct pspawn_context *ctx;
@@ -364,6 +384,8 @@ int pspawn_context_open(pspawn_context_t *out, const struct pspawn_context_attr 
 	else if (rv == 0)
 		rv = open_proxy(ctx, attr, path);
 	ctx->path = path;
+	if (rv == 0 && ctx->fork_point == PSPAWN_EXEC)
+		rv = make_absolute(ctx);
 	explain(reason, reason_size, ctx->reason, 0);
 	if (rv < 0) {
 		pspawn_context_destroy(&ctx);
