@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-from pathlib import Path
 
 from setuptools import Command, Distribution, setup
 from setuptools.command.build import build
@@ -62,5 +61,5 @@ class DataInEditableInstalls(Distribution):
 setup(
     distclass=DataInEditableInstalls,
     cmdclass={"build": build_native_first, "build_native": build_native},
-    cffi_modules=[f"{path}:ffibuilder" for path in CFFI_BUILDERS if Path(path).exists()],
+    cffi_modules=[f"{path}:ffibuilder" for path in CFFI_BUILDERS],
 )
