@@ -95,10 +95,7 @@ int pspawn_place(const struct pspawn_domain *domains, size_t ndomains, const uin
 
 
 def ffibuilder() -> FFI:
-    """The cffi builder; RuntimeError if libpspawn.so has not been built yet."""
-    library = LIBRARY / "libpspawn.so"
-    if not library.exists():
-        raise RuntimeError(f"pspawn.lib: {library} is not there; build it first (make -C launcher)")
+    """The cffi builder. setup.py asks for it before it builds libpspawn.so, which only the linker then needs."""
     header = INCLUDE / "pspawn.h"
     builder = FFI()
     builder.cdef(CDEF)
@@ -116,4 +113,6 @@ def ffibuilder() -> FFI:
 
 
 if __name__ == "__main__":
+    if not (LIBRARY / "libpspawn.so").exists():
+        raise SystemExit(f"pspawn.lib: there is no libpspawn.so in {LIBRARY}; build it first (make -C launcher)")
     ffibuilder().compile(tmpdir=str(PACKAGE.parent), verbose=True)
