@@ -331,6 +331,7 @@ static inline long raw_send(int sock, const void *data, size_t len, const int *f
 		raw_copy(control.space + sizeof control.head, fds, (size_t)nfds * sizeof(int));
 		msg.control = control.space;
 		msg.controllen = (control.head.len + 7) & ~(size_t)7;
+		raw_zero(control.space + control.head.len, msg.controllen - control.head.len);
 	}
 	do
 		ret = sys3(__NR_sendmsg, sock, &msg, flags | RAW_MSG_NOSIGNAL);

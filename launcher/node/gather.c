@@ -509,7 +509,7 @@ static void complete_arrival(struct gatherer *g, int index)
 		tell(p, GATHER_PLAIN, 0, "the gatherer did not understand the arrival", -1);
 		return;
 	}
-	if (!g->zero_us) {
+	if (!g->local_size) { /* the first */
 		g->zero_us = p->a.start_us;
 		g->local_size = p->a.local_size;
 		g->timeout_ms = p->a.timeout_ms;
@@ -537,6 +537,14 @@ static void complete_arrival(struct gatherer *g, int index)
 		begin_contexts(g, index);
 }
 
+static bool is_sound(const struct pspawn_arrival *a)
+{
+	return a->magic == PSPAWN_ARRIVAL_MAGIC && a->engine <= PSPAWN_SLURM && a->fork_point <= PSPAWN_MAIN &&
+	       a->bind_to <= PSPAWN_BIND_CORE && a->local_size > 0 && a->local_size < 1 << 20 && a->local_rank >= 0 &&
+	       a->local_rank < a->local_size && a->rank >= 0 && a->timeout_ms > 0 && a->timeout_ms < 86400000 &&
+	       a->nfds <= 65536;
+}
+
 static void take_arrival(struct gatherer *g, int index)
 {
 	struct pair *p = g->pairs[index];
@@ -550,9 +558,7 @@ static void take_arrival(struct gatherer *g, int index)
 
 	if (n == -EAGAIN)
 		return;
-	if (n >= 4 && !p->blob && m.kind == STUB_ARRIVE && n == sizeof m.arrival && nfds == 1 &&
-	    m.arrival.magic == PSPAWN_ARRIVAL_MAGIC && m.arrival.local_size > 0 && m.arrival.local_size < 1 << 20 &&
-	    m.arrival.engine <= PSPAWN_SLURM && m.arrival.nfds <= 65536) {
+	if (n == sizeof m.arrival && !p->blob && m.kind == STUB_ARRIVE && nfds == 1 && is_sound(&m.arrival)) {
 		const struct pspawn_arrival *a = &m.arrival;
 		uint64_t total = (uint64_t)a->path_bytes + a->cwd_bytes + a->cgroup_bytes + a->label_bytes +
 				 a->report_bytes + a->domains_bytes + a->refusal_bytes + a->argv_bytes + a->env_bytes +
