@@ -236,6 +236,8 @@ static int climb(struct pspawn_context *ctx)
 		/* the lower rung ends when the higher one serves, and only then is that the caller's child */
 		reap(ctx->pid, ctx->timeout_ms);
 		ctx->pid = ctx->serving;
+		/* constructors saw the CPUs that ranks have unless told otherwise; now back to the proxy's own */
+		sys3(__NR_sched_setaffinity, ctx->serving, sizeof ctx->cpus, ctx->cpus);
 	}
 	return rv;
 }
@@ -616,7 +618,26 @@ static int request_group(struct pspawn_vector *v, struct group *group, int *step
 
 /* ---- the exec rung: a vector of clones that exec ---- */
 
+/* The caller's own, once for all of a call's children. */
+struct exec_parent {
+	uint64_t handled, ignored; /* signals with a handler, and ignored ones: bit (signal - 1) */
+	uint8_t cpus[PSPAWN_CPU_BYTES];
+};
+
+static void take_parent(struct exec_parent *p)
+{
+	memset(p, 0, sizeof *p);
+	for (int sig = 1; sig <= RAW_NSIG; sig++) {
+		uint64_t action[4] = {0, 0, 0, 0};
+
+		if (sys4(__NR_rt_sigaction, sig, NULL, action, 8) == 0 && action[0] != 0)
+			*(action[0] == 1 ? &p->ignored : &p->handled) |= 1ull << (sig - 1);
+	}
+	sys3(__NR_sched_getaffinity, 0, sizeof p->cpus, p->cpus);
+}
+
 struct exec_child {
+	const struct exec_parent *have;
 	const struct pspawn_task *task;
 	const struct pspawn_settings *want;
 	const char *path;
@@ -666,7 +687,8 @@ static int exec_child(void *arg)
 			goto fail;
 	raw_close_range((unsigned)c->top, ~0u, 65536);
 	c->step = PSPAWN_STEP_AFFINITY;
-	if (task->cpus && (ret = sys3(__NR_sched_setaffinity, 0, sizeof c->want->cpus, c->want->cpus)) < 0)
+	if (!raw_memeq(c->want->cpus, c->have->cpus, sizeof c->have->cpus) &&
+	    (ret = sys3(__NR_sched_setaffinity, 0, sizeof c->want->cpus, c->want->cpus)) < 0)
 		goto fail;
 	c->step = PSPAWN_STEP_MEMORY;
 	if (task->nodes && (ret = sys3(__NR_set_mempolicy, MPOL_BIND, c->want->nodes, sizeof c->want->nodes * 8)) < 0)
@@ -678,9 +700,10 @@ static int exec_child(void *arg)
 	c->step = PSPAWN_STEP_EXEC;
 	/* once signals are let in, no handler of the caller may run in memory that is the caller's */
 	for (int sig = 1; sig <= RAW_NSIG; sig++) {
-		uint64_t action[4] = {c->want->sigignore >> (sig - 1) & 1, 0, 0, 0}; /* SIG_IGN is 1 */
+		uint64_t bit = 1ull << (sig - 1), action[4] = {c->want->sigignore & bit ? 1 : 0, 0, 0, 0};
 
-		sys4(__NR_rt_sigaction, sig, action, NULL, 8);
+		if ((c->have->handled | (c->have->ignored ^ c->want->sigignore)) & bit)
+			sys4(__NR_rt_sigaction, sig, action, NULL, 8);
 	}
 	sys_sigmask(SIG_SETMASK, &c->want->sigmask, NULL);
 	ret = sys3(__NR_execve, c->path, c->argv, c->envp);
@@ -689,10 +712,10 @@ fail:
 	sys_exit(127);
 }
 
-static void exec_task(struct pspawn_task *task, char *stack)
+static void exec_task(struct pspawn_task *task, const struct exec_parent *have, char *stack)
 {
 	struct pspawn_settings want;
-	struct exec_child c = {.task = task, .want = &want, .path = task->context->path};
+	struct exec_child c = {.have = have, .task = task, .want = &want, .path = task->context->path};
 	uint64_t all = ~0ull, old;
 	int room[6], rv;
 	pid_t pid;
@@ -727,11 +750,13 @@ static void exec_task(struct pspawn_task *task, char *stack)
 static int exec_group(struct pspawn_vector *v, const struct group *group)
 {
 	char *stack = mmap(NULL, CHILD_STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
+	struct exec_parent have;
 
 	if (stack == MAP_FAILED)
 		return -ENOMEM;
+	take_parent(&have);
 	for (size_t i = 0; i < group->n; i++)
-		exec_task(&v->tasks[group->members[i]], stack);
+		exec_task(&v->tasks[group->members[i]], &have, stack);
 	munmap(stack, CHILD_STACK);
 	return 0;
 }

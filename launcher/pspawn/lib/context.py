@@ -58,7 +58,7 @@ class Context:
     or with ``strict`` an error.
 
     ``numa_node`` (OS index) binds the proxy and its memory to a NUMA node, ``cpus`` the proxy to CPUs (default: those
-    of the node). Ranks then run there too, unless a task has ``cpus`` of its own.
+    of the node), as far as this thread may use them. Ranks then run there too, unless a task has ``cpus`` of its own.
 
     ``timeout`` is the longest silence, in seconds, not the longest duration.
 
@@ -96,14 +96,14 @@ class Context:
         attr.fork_point = FORK_POINTS[fork_point]
         attr.strict = strict
         attr.numa_node = -1 if numa_node is None or not _is_numa() else numa_node
-        attr.cpus, attr.cpus_bytes = keep.mask(self._cpus, CPU_LIMIT)
         attr.timeout_ms = max(1, int(timeout * 1000))
         self._handle = ffi.new("pspawn_context_t *")
         reason = ffi.new("char[]", 256)
         handle = self._handle
 
         def call(keep: _Keep = keep) -> int:  # C reads what `keep` holds until it returns, whoever waits for that
-            return int(lib.pspawn_context_open(handle, attr, reason, 256))
+            with _running_on(self._cpus):
+                return int(lib.pspawn_context_open(handle, attr, reason, 256))
 
         rv = interruptible(call, lambda rv: lib.pspawn_context_destroy(handle))
         why = ffi.string(reason).decode(errors="replace")
@@ -432,8 +432,7 @@ class _Keep:
             slot.argv = self.strings(task.argv)
         if task.env is not None:
             slot.envp = self.environment(task.env)
-        cpus = task.context._cpus if task.cpus is None else task.cpus
-        slot.cpus, slot.cpus_bytes = self.mask(cpus, CPU_LIMIT)
+        slot.cpus, slot.cpus_bytes = self.mask(task.cpus, CPU_LIMIT)
         slot.nodes, slot.nodes_bytes = self.mask(task.nodes, NODE_LIMIT)
         if task.cgroup is not None:
             slot.cgroup = self.string(task.cgroup)
@@ -512,6 +511,20 @@ def _is_open(fd: int) -> bool:
     return True
 
 
+@contextlib.contextmanager
+def _running_on(cpus: frozenset[int] | None) -> Iterator[None]:
+    """Bind this thread: what a context's ranks have, and its constructors see, is what the thread has that made it."""
+    if cpus is None:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cpus)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
 def _is_numa() -> bool:
     """Whether there are several nodes; with one, binding memory means nothing, and containers may forbid it."""
     try:
@@ -524,10 +537,14 @@ def _is_numa() -> bool:
 def _bound_cpus(numa_node: int | None, cpus: Iterable[int] | None) -> frozenset[int] | None:
     """Where a proxy and its ranks run; None if that is left as it is. Raises PspawnError."""
     if cpus is not None:
-        found = frozenset(cpus)
-        if not found:
+        wanted = frozenset(cpus)
+        if not wanted:
             raise ValueError("cpus is empty")
-        return found
+        mask(wanted)  # ValueError for what is no CPU
+        usable = wanted & os.sched_getaffinity(0)
+        if not usable:
+            raise PspawnError(errno.EINVAL, "affinity", "cpus has no CPU that this process may use")
+        return usable
     if numa_node is None:
         return None
     try:
