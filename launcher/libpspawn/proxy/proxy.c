@@ -18,6 +18,9 @@
 
 #include "proxy.h"
 
+#define RANKS_A_LEADER 8
+#define MAX_LEADERS 32
+
 struct proxy pspawn_proxy = {.sock = -1, .verdict = -1};
 
 static long say(uint32_t kind, uint32_t seq, uint32_t refused_point, const char *reason)
@@ -116,6 +119,81 @@ static long install_common_fds(const struct pspawn_batch *batch, const int *fds)
 	return 0;
 }
 
+/* Forks the ranks of slots first, first + step, ...; returns 1 in a rank, 0 when all are forked. */
+static int fork_ranks(uint32_t first, uint32_t step)
+{
+	struct proxy *p = &pspawn_proxy;
+
+	for (uint32_t i = first; i < p->batch->nslots; i += step) {
+		struct pspawn_slot *slot = &p->batch->slots[i];
+		uint32_t empty = PSPAWN_SLOT_EMPTY;
+		int64_t now = raw_monotonic_us();
+		pid_t pid = fork();
+
+		if (pid == 0) {
+			slot->forked_us = now;
+			pspawn_become_rank(i);
+			return 1;
+		}
+		if (pid < 0) {
+			slot->err = errno;
+			slot->step = PSPAWN_STEP_FORK;
+			atomic_store(&slot->state, PSPAWN_SLOT_FAILED);
+			if (atomic_fetch_add(&p->batch->settled, 1) + 1 == p->batch->nslots)
+				say(PSPAWN_MSG_SETTLED, p->batch->seq, 0, "");
+			continue;
+		}
+		slot->pid = pid;
+		atomic_compare_exchange_strong(&slot->state, &empty, PSPAWN_SLOT_FORKED);
+	}
+	return 0;
+}
+
+/* One leader for every CPU of the domain, but none for fewer than RANKS_A_LEADER ranks: a fork of a program with
+ * hundreds of mappings takes a millisecond, and forks of one process cannot run at the same time. */
+static uint32_t count_leaders(uint32_t nslots)
+{
+	uint8_t cpus[PSPAWN_CPU_BYTES];
+	uint32_t n = 0, most = nslots / RANKS_A_LEADER;
+
+	raw_zero(cpus, sizeof cpus);
+	sys3(__NR_sched_getaffinity, 0, sizeof cpus, cpus);
+	for (size_t i = 0; i < sizeof cpus; i++)
+		for (unsigned bits = cpus[i]; bits; bits &= bits - 1)
+			n++;
+	if (n > most)
+		n = most;
+	return n < 1 ? 1 : n > MAX_LEADERS ? MAX_LEADERS : n;
+}
+
+/* A fork tree of depth two: further leaders are forks of this one, which waits for them. Returns 1 in a rank. */
+static int share_batch(void)
+{
+	uint32_t nleaders = count_leaders(pspawn_proxy.batch->nslots), led = 1;
+	pid_t leaders[MAX_LEADERS];
+	int status;
+
+	for (; led < nleaders; led++) {
+		leaders[led] = fork();
+		if (leaders[led] < 0)
+			break;
+		if (leaders[led] == 0) {
+			if (fork_ranks(led, nleaders))
+				return 1;
+			sys_exit(0);
+		}
+	}
+	if (fork_ranks(0, nleaders))
+		return 1;
+	for (uint32_t k = led; k < nleaders; k++) /* the shares of leaders that could not be forked */
+		if (fork_ranks(k, nleaders))
+			return 1;
+	for (uint32_t k = 1; k < led; k++)
+		while (waitpid(leaders[k], &status, 0) < 0 && errno == EINTR)
+			;
+	return 0;
+}
+
 /* What is the same for all ranks of a batch is done here, once; then one fork per rank. Returns only in a rank. */
 static void lead_batch(void)
 {
@@ -137,28 +215,8 @@ static void lead_batch(void)
 	if (p->batch->gate == PSPAWN_GATE_CHANNEL ? take_channels(msg.first, p->batch->nslots) < 0
 						  : install_common_fds(p->batch, fds + 1) < 0)
 		sys_exit(3);
-	for (uint32_t i = 0; i < p->batch->nslots; i++) {
-		struct pspawn_slot *slot = &p->batch->slots[i];
-		uint32_t empty = PSPAWN_SLOT_EMPTY;
-		int64_t now = raw_monotonic_us();
-		pid_t pid = fork();
-
-		if (pid == 0) {
-			slot->forked_us = now;
-			pspawn_become_rank(i);
-			return;
-		}
-		if (pid < 0) {
-			slot->err = errno;
-			slot->step = PSPAWN_STEP_FORK;
-			atomic_store(&slot->state, PSPAWN_SLOT_FAILED);
-			if (atomic_fetch_add(&p->batch->settled, 1) + 1 == p->batch->nslots)
-				say(PSPAWN_MSG_SETTLED, p->batch->seq, 0, "");
-			continue;
-		}
-		slot->pid = pid;
-		atomic_compare_exchange_strong(&slot->state, &empty, PSPAWN_SLOT_FORKED);
-	}
+	if (share_batch())
+		return;
 	sys_exit(0);
 }
 
