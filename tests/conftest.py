@@ -73,7 +73,7 @@ def mark() -> str:
 
 @pytest.fixture(autouse=True)
 def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
-    """After each test: no process, socket, temporary file or shared memory that was not there before."""
+    """After each test: no process, temporary file or shared memory that was not there before."""
     item = request.node
     if "mark" not in request.fixturenames or item.get_closest_marker("no_leftover_check"):
         yield

@@ -36,6 +36,11 @@ class Row:
         return self.normal(probe[self.name], probe) if self.normal else probe[self.name]
 
 
+def _is_cut(string: str) -> bool:
+    """Whether the C library cuts this variable into several strings, see _environ_block."""
+    return string.startswith("GLIBC_TUNABLES=") and ":" in string
+
+
 def _digits(text: str) -> str:
     return re.sub(r"[0-9]+", "N", text)
 
@@ -52,6 +57,10 @@ def _environ(strings: list[str], probe: Probe) -> list[str]:
 
 
 def _environ_block(block: str, probe: Probe) -> list[str]:
+    # The C library cuts its own copy of GLIBC_TUNABLES at each ':' (elf/dl-tunables.c), and that copy is this one.
+    block = re.sub(r"(?<=\0GLIBC_TUNABLES=)[^\0]*(\0glibc\.[^\0]*)*", lambda m: m[0].replace("\0", ":"), "\0" + block)[
+        1:
+    ]
     return _environ(block.split("\0"), probe)
 
 
@@ -125,7 +134,7 @@ EQUAL = """
     posix_timers oom_score_adj coredump_filter cgroup loginuid lsm timens namespaces leads_session tty
     tty_group controlling_terminal exit_signal no_children shared_with_parent auxv_keys
     auxv_is_getauxval auxv execfn platform argv_pointers_in argv_strings_in environ_pointers_in environ_strings_in
-    envp_is_environ envp_follows_argv strings_contiguous arg_start_is_argv env_start_is_environ startstack_in
+    envp_is_environ envp_follows_argv arg_start_is_argv env_start_is_environ startstack_in
     start_code_fits brk_grows brk_in stack_grows mutex_owner_is_tid mutex_relock_seen tid_is_pid pthread_kill_0
     robust_list rseq rseq_cpu thread_starts pthread_stack malloc_arenas malloc_fill dlopen streams locale errno_fresh
 """.split()  # noqa: SIM905
@@ -138,6 +147,7 @@ TABLE: dict[str, Row] = {
         Row("proc_environ", _environ_block),
         Row("fds", _descriptors),
         Row("status", _status),
+        Row("strings_contiguous", lambda value, probe: value or any(_is_cut(s) for s in probe["environ"])),
         # Those of the processor go on counting while one looks.
         Row("itimers", lambda timers, probe: [round(t / 1e6) for t in timers]),
         Row("random", distinct=True),

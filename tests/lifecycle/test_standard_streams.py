@@ -7,41 +7,39 @@ import hashlib
 import pytest
 
 from support.compare import as_plain
-from support.mpi import Launcher, Pspawn
+from support.mpi import RUNGS, Launcher, Pspawn
 from support.report import assert_forked
 
 pytestmark = pytest.mark.needs_stub
-RUNGS = ["exec", "preinit", "main"]
 
 
 @pytest.mark.parametrize("fork_point", RUNGS)
 def test_stdin_goes_to_rank_0(launcher: Launcher, fork_point: str) -> None:
-    text = b"".join(b"line %d\n" % k for k in range(20000))
+    # Hydra gives up on a reader that leaves more than a pipe holds.
+    text = b"".join(b"line %d\n" % k for k in range(3000))
     life = launcher.builder.program("life.c")
-    plain, _ = as_plain(launcher, [str(life), "cat"], fork_point=fork_point, stdin=text)
-    # Seen here: Open MPI 5 now and then loses standard input by itself, so it has only to be as plain.
-    assert plain.out == text or launcher.mpi.name == "openmpi5"
+    # PRRTE, plain too, forgets the end of file when other ranks have ended before.
+    n = 1 if launcher.mpi.engine == "prrte" else 4
+    plain, _ = as_plain(launcher, [str(life), "cat"], n, fork_point=fork_point, stdin=text)
+    assert plain.out == text
 
 
-@pytest.mark.parametrize("fork_point", ["preinit", "main"])
+@pytest.mark.parametrize("fork_point", RUNGS[::2])
 def test_a_hundred_megabytes_arrive(launcher: Launcher, fork_point: str) -> None:
-    """Two ranks, 50 MB each; lines of one rank keep their order."""
+    """All from rank 0, since the engines mix the ranks' output at any byte; rank 1 has nothing to say."""
     life = launcher.builder.program("life.c")
-    run = launcher.run([str(life), "flood", str(50_000_000)], 2, pspawn=Pspawn(fork_point), timeout=200)
+    app = [str(life), "flood", str(100_000_000)]
+    run = launcher.run([(1, app), (1, [str(life), "flood", "0"])], pspawn=Pspawn(fork_point), timeout=200)
     assert run.rc == 0, run.stderr
     assert_forked(run.report, 2, fork_point)
     text = " the quick brown fox jumps over the lazy dog\n"
     length = len(f"{0:04d} {0:010d}{text}")
-    lines = -(-50_000_000 // length)
-    assert len(run.out) == 2 * lines * length
-    for rank in range(2):
-        wanted, got = hashlib.sha256(), hashlib.sha256()
-        for k in range(lines):
-            wanted.update(f"{rank:04d} {k:010d}{text}".encode())
-        for line in run.out.splitlines(keepends=True):
-            if line.startswith(b"%04d" % rank):
-                got.update(line)
-        assert got.hexdigest() == wanted.hexdigest(), f"rank {rank}"
+    lines = -(-100_000_000 // length)
+    assert len(run.out) == lines * length
+    wanted = hashlib.sha256()
+    for first in range(0, lines, 10000):
+        wanted.update("".join(f"0000 {k:010d}{text}" for k in range(first, min(first + 10000, lines))).encode())
+    assert hashlib.sha256(run.out).hexdigest() == wanted.hexdigest()
 
 
 @pytest.mark.parametrize("fork_point", RUNGS)

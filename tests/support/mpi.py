@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import pytest
+
 from support import processes
 from support import report as reports
 from support.build import TOP, Builder
@@ -23,6 +25,8 @@ STUB = NATIVE / "bin/pspawn-stub"
 GATHER = NATIVE / "libexec/pspawn/pspawn-gather"
 PROXY = NATIVE / "libexec/pspawn/libpspawn_proxy.so"
 TWO_DOMAINS = "0-0;1-1"
+# Where the launch costs a second and the rung matters little, `make test` tries one and `make test-all` the others.
+RUNGS = [pytest.param("preinit"), *(pytest.param(rung, marks=pytest.mark.long) for rung in ("exec", "main"))]
 
 ROOT_ENV = {f"{engine}_ALLOW_RUN_AS_ROOT{suffix}": "1" for engine in ("OMPI", "PRTE") for suffix in ("", "_CONFIRM")}
 
@@ -98,10 +102,15 @@ class Pspawn:
     domains: str | None = TWO_DOMAINS
     door: str = "any"
     options: tuple[str, ...] = ()
+    native: Path = NATIVE
 
     def stub(self, engine: str, report: Path) -> list[str]:
         """The stub's command line for a report at this path."""
-        words = [str(STUB), f"--pspawn-engine={engine}", f"--pspawn-fork-point={self.fork_point}"]
+        words = [
+            str(self.native / "bin/pspawn-stub"),
+            f"--pspawn-engine={engine}",
+            f"--pspawn-fork-point={self.fork_point}",
+        ]
         words.append(f"--pspawn-report={quote(str(report))}")
         if self.domains:
             words.append(f"--pspawn-domains={self.domains}")

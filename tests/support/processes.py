@@ -1,7 +1,7 @@
-"""Which processes, sockets and files a test leaves behind, read from /proc.
+"""Which processes and files a test leaves behind, read from /proc.
 
-A process belongs to a test when its environment carries the test's PSPAWN_TEST_ID, or when it is one of pspawn's own
-programs and does not carry the id of another test run.
+A process belongs to a test when its environment carries the test's PSPAWN_TEST_ID: other runs share the machine.
+Abstract sockets need no look of their own, since they live no longer than the processes that hold them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 MARK = "PSPAWN_TEST_ID"
 # Names of shared memory that the engines themselves leave when they are killed.
-ENGINE_SHM = re.compile(r"^(mpich_shar_tmp|vader_segment|sm_segment|osc_rdma|shared_window)")
+ENGINE_SHM = re.compile(r"^(mpich_sh|vader_segment|sm_segment|osc_rdma|shared_window)")
 
 
 @dataclass(frozen=True)
@@ -83,15 +83,7 @@ def has_proxy_object(pid: int) -> bool:
 def of_test(mark: str) -> list[Process]:
     """Every process of the test with this id."""
     mine = os.getpid()
-    found = []
-    for process in processes():
-        # What init has yet to reap is gone for us; in a container that can take for ever.
-        if process.pid == mine or (process.state == "Z" and process.ppid == 1):
-            continue
-        theirs = environ(process.pid).get(MARK)
-        if theirs == mark or (theirs is None and is_pspawn(process)):
-            found.append(process)
-    return found
+    return [p for p in processes() if p.pid != mine and environ(p.pid).get(MARK) == mark]
 
 
 def stubs(mark: str) -> list[Process]:
@@ -103,17 +95,9 @@ def gatherers(mark: str) -> list[Process]:
 
 
 def proxies(mark: str) -> list[Process]:
-    """Children of a gatherer that carry the proxy object and that are no ranks: their own group is not a stub's."""
-    of_gatherer = {p.pid for p in gatherers(mark)}
-    stub_groups = {group(p.pid) for p in stubs(mark)}
-    return [
-        p
-        for p in of_test(mark)
-        if p.ppid in of_gatherer
-        and has_proxy_object(p.pid)
-        and group(p.pid) not in stub_groups
-        and group(p.pid) != p.pid
-    ]
+    """Children of a gatherer with the proxy object in them that have not joined a stub's group or led their own."""
+    groups = {p.pid: group(p.pid) for p in gatherers(mark)}
+    return [p for p in of_test(mark) if p.ppid in groups and group(p.pid) == groups[p.ppid] and has_proxy_object(p.pid)]
 
 
 def group(pid: int) -> int:
@@ -129,16 +113,17 @@ def kill_of_test(mark: str) -> None:
             os.kill(process.pid, signal.SIGKILL)
 
 
-def sockets() -> set[str]:
-    """Abstract sockets of pspawn in this network namespace."""
-    lines = Path("/proc/net/unix").read_text(errors="replace").splitlines()[1:]
-    return {fields[7] for line in lines if len(fields := line.split(None, 7)) > 7 and "@pspawn" in fields[7]}
-
-
 def files() -> set[str]:
     """Shared memory of anyone and temporary files of pspawn."""
     shm = {f"/dev/shm/{name}" for name in os.listdir("/dev/shm")}
     return shm | {str(path) for path in Path("/tmp").glob("pspawn*")}
+
+
+def starts(file: Path) -> list[tuple[int, int]]:
+    """(rank, pid) of every line that tests/programs/life.c has written at a start, by rank."""
+    if not file.exists():
+        return []
+    return sorted((int(rank), int(pid)) for rank, pid in (line.split() for line in file.read_text().splitlines()))
 
 
 def wait_until(condition: Callable[[], object], seconds: float, step: float = 0.02) -> bool:
@@ -155,15 +140,13 @@ def wait_until(condition: Callable[[], object], seconds: float, step: float = 0.
 class Before:
     """What was there when a test began."""
 
-    sockets: frozenset[str]
     files: frozenset[str]
 
     @classmethod
     def now(cls) -> Before:
-        return cls(frozenset(sockets()), frozenset(files()))
+        return cls(frozenset(files()))
 
     def left(self, mark: str) -> list[str]:
         """What the test with this id added and has not removed, one line each."""
         lines = [f"process {p}" for p in of_test(mark)]
-        lines += [f"socket {s}" for s in sorted(sockets() - self.sockets)]
         return lines + [f"file {f}" for f in sorted(files() - self.files)]

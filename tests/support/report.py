@@ -23,9 +23,18 @@ def ranks(report: Report | None) -> list[dict[str, Any]]:
     return sorted((r for node in (report or {"nodes": []})["nodes"] for r in node["ranks"]), key=lambda r: r["rank"])
 
 
-def assert_forked(report: Report | None, n: int, fork_point: str, *, nodes: int = 1, contexts: int = 2) -> None:
+def assert_forked(
+    report: Report | None,
+    n: int,
+    fork_point: str,
+    *,
+    nodes: int = 1,
+    contexts: int = 2,
+    may_refuse: tuple[str, ...] = (),
+) -> None:
     """Every rank was forked at this rung, by one vector call a node and one request a context.
 
+    With `may_refuse`, `main` may have been refused for a reason that contains one of these words, and preinit taken.
     `contexts` is the least number over all nodes (a launch that could use two domains must have used two).
     """
     assert report is not None, "there is no report"
@@ -39,10 +48,15 @@ def assert_forked(report: Report | None, n: int, fork_point: str, *, nodes: int 
         made += len(node["contexts"])
         for context in node["contexts"]:
             assert context["requests"] == 1, node
-            assert context["fork_point"] == fork_point, node
+            taken = fork_point
+            if may_refuse and fork_point == "main" and context["refused"]:
+                taken = "preinit"
+                for refusal in context["refused"]:
+                    assert_names(refusal["reason"], may_refuse)
+            assert context["fork_point"] == taken, node
         for rank in node["ranks"]:
             assert rank["launched_by"] == "fork", rank
-            assert rank["context"] is not None and node["contexts"][rank["context"]]["fork_point"] == fork_point, rank
+            assert rank["context"] is not None and rank["context"] < len(node["contexts"]), rank
             assert rank["pid"] != rank["stub_pid"], rank
     assert made >= min(contexts, n), report
 

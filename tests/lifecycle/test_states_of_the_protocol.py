@@ -1,0 +1,99 @@
+"""In each state of the protocol a stub or the gatherer is stopped and continued, or killed: no rank ever starts twice,
+every rank starts once if the launch succeeds, and nothing stays behind.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from support import processes
+from support.mpi import Launcher, Pspawn, Started
+from support.report import assert_forked
+
+pytestmark = [pytest.mark.needs_stub, pytest.mark.kills]
+N = 4
+STUB_STATES = ["stub." + s for s in ("started", "connected", "arrived", "prepared", "committed", "released")]
+GATHERER_STATES = ["gather." + s for s in ("collected", "called", "settled", "prepared")]
+# In these nobody's rank may have run yet.
+BEFORE_RELEASE = {*STUB_STATES[:3], *GATHERER_STATES}
+RUNGS = [pytest.param("preinit"), pytest.param("main", marks=pytest.mark.long)]
+
+
+def stopped(mark: str) -> list[int]:
+    return [p.pid for p in processes.of_test(mark) if p.state == "T" and processes.is_pspawn(p)]
+
+
+def stop_in(launcher: Launcher, state: str, native: Path, fork_point: str, file: Path) -> tuple[Started, int]:
+    """Start ranks that stay for 0.3 s; come back when rank 1's stub, or the gatherer, has stopped itself."""
+    life = str(launcher.builder.program("life.c"))
+    rank = launcher.mpi.rank_variable
+    chosen = f'case ${rank} in 1) s={state};; *) s=none;; esac; export PSPAWN_TEST_STOP=$s; exec "$@"'
+    if state.startswith("gather"):
+        chosen = f'export PSPAWN_TEST_STOP={state}; exec "$@"'
+    app = ["sh", "-c", chosen, "sh", "@stub", life, "linger", str(file), "300"]
+    started = launcher.start(app, N, pspawn=Pspawn(fork_point, door="none", native=native))
+    assert processes.wait_until(lambda: stopped(launcher.mark), 10), f"nobody stopped in {state}\n{started.finish(20)}"
+    return started, stopped(launcher.mark)[0]
+
+
+@pytest.mark.parametrize("fork_point", RUNGS)
+@pytest.mark.parametrize("state", STUB_STATES + GATHERER_STATES)
+def test_stopped_and_continued(launcher: Launcher, stopping_build: Path, state: str, fork_point: str) -> None:
+    file = launcher.directory / "starts"
+    started, pid = stop_in(launcher, state, stopping_build, fork_point, file)
+    processes.wait_until(lambda: False, 0.4)
+    if state in BEFORE_RELEASE:
+        assert processes.starts(file) == [], f"started while {state} was held"
+    os.kill(pid, signal.SIGCONT)
+    run = started.finish(20)
+    assert run.rc == 0, run
+    assert [rank for rank, _ in processes.starts(file)] == list(range(N)), run
+    assert_forked(run.report, N, fork_point)
+
+
+@pytest.mark.parametrize("fork_point", RUNGS)
+@pytest.mark.parametrize("state", STUB_STATES + GATHERER_STATES)
+def test_killed(launcher: Launcher, stopping_build: Path, state: str, fork_point: str) -> None:
+    file = launcher.directory / "starts"
+    started, pid = stop_in(launcher, state, stopping_build, fork_point, file)
+    os.kill(pid, signal.SIGKILL)
+    run = started.finish(20)
+    begun = [rank for rank, _ in processes.starts(file)]
+    assert len(begun) == len(set(begun)), f"started twice: {begun}\n{run}"
+    if state.startswith("stub"):
+        assert run.rc != 0, run
+    if state in STUB_STATES[:5]:
+        assert 1 not in begun, f"rank 1 ran though its stub was killed before it released it: {begun}\n{run}"
+    if run.rc == 0:
+        assert begun == list(range(N)), run
+
+
+@pytest.mark.parametrize("state", ["stub.connected", "stub.arrived", "gather.collected"])
+@pytest.mark.parametrize("one_launcher", ["openmpi4", "mpich4"], indirect=True)
+def test_a_process_that_stays_silent_is_not_waited_for_for_ever(
+    one_launcher: Launcher, stopping_build: Path, state: str
+) -> None:
+    """With --pspawn-timeout=2 the others exec; the launch goes on when the one that was held is continued."""
+    file = one_launcher.directory / "starts"
+    life = str(one_launcher.builder.program("life.c"))
+    if state.startswith("gather"):
+        chosen = f'export PSPAWN_TEST_STOP={state}; exec "$@"'
+    else:
+        rank = one_launcher.mpi.rank_variable
+        chosen = f'case ${rank} in 1) s={state};; *) s=none;; esac; export PSPAWN_TEST_STOP=$s; exec "$@"'
+    app = ["sh", "-c", chosen, "sh", "@stub", life, "linger", str(file), "300"]
+    pspawn = Pspawn("preinit", door="none", native=stopping_build, options=("--pspawn-timeout=2",))
+    started = one_launcher.start(app, N, pspawn=pspawn)
+    assert processes.wait_until(lambda: stopped(one_launcher.mark), 10), started.finish(20)
+    others = N if state.startswith("gather") else N - 1
+    in_time = processes.wait_until(lambda: len(processes.starts(file)) >= others, 10)
+    for pid in stopped(one_launcher.mark):
+        os.kill(pid, signal.SIGCONT)
+    run = started.finish(20)
+    assert in_time, f"the others still waited after 10 s\n{run}"
+    assert run.rc == 0, run
+    assert [rank for rank, _ in processes.starts(file)] == list(range(N)), run
