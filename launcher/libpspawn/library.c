@@ -122,7 +122,7 @@ static int explain(char *reason, size_t size, const char *why, int rv)
 /* ---- contexts ---- */
 
 /* Waits for the proxy's next READY. The deadline is silence: a proxy that makes progress may take as long as it needs. */
-static int wait_ready(struct pspawn_context *ctx)
+static int wait_ready(struct pspawn_context *ctx, int timeout_ms)
 {
 	int64_t moved = raw_monotonic_us();
 	long progress = -2;
@@ -148,7 +148,7 @@ static int wait_ready(struct pspawn_context *ctx)
 		if (now >= 0 && now != progress) {
 			progress = now;
 			moved = raw_monotonic_us();
-		} else if (raw_monotonic_us() - moved > ctx->timeout_ms * 1000ll) {
+		} else if (raw_monotonic_us() - moved > timeout_ms * 1000ll) {
 			snprintf(ctx->reason, sizeof ctx->reason, "the proxy made no progress before the deadline");
 			return -ETIMEDOUT;
 		}
@@ -230,8 +230,9 @@ static int climb(struct pspawn_context *ctx)
 	put_strings(&arena, ctx->argv, ctx->envp, &arena.batch->slots[0]);
 	rv = pspawn_context_climb(ctx, &arena, ctx->timeout_ms);
 	pspawn_arena_close(&arena);
+	/* the proxy has the same deadline, and more to say when it is over */
 	if (rv == 0)
-		rv = wait_ready(ctx);
+		rv = wait_ready(ctx, ctx->timeout_ms + 1000);
 	if (rv == 0 && ctx->serving != ctx->pid) {
 		/* the lower rung ends when the higher one serves, and only then is that the caller's child */
 		reap(ctx->pid, ctx->timeout_ms);
@@ -316,7 +317,7 @@ static int open_proxy(struct pspawn_context *ctx, const struct pspawn_context_at
 		return settle_for_exec(ctx, attr);
 	if (rv < 0)
 		return rv;
-	rv = wait_ready(ctx);
+	rv = wait_ready(ctx, ctx->timeout_ms);
 	if (rv < 0)
 		return rv;
 	if (wanted == PSPAWN_AUTO)
