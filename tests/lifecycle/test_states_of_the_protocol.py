@@ -18,8 +18,9 @@ pytestmark = [pytest.mark.needs_stub, pytest.mark.kills]
 N = 4
 STUB_STATES = ["stub." + s for s in ("started", "connected", "arrived", "prepared", "committed", "released")]
 GATHERER_STATES = ["gather." + s for s in ("collected", "called", "settled", "prepared")]
-# In these nobody's rank may have run yet.
-BEFORE_RELEASE = {*STUB_STATES[:3], *GATHERER_STATES}
+# While these are held nobody's rank may run; while a stub that has arrived is held, not its own.
+NOBODY_RUNS = {*STUB_STATES[:2], *GATHERER_STATES[:3]}
+OWN_DOES_NOT_RUN = set(STUB_STATES[:5])
 RUNGS = [pytest.param("preinit"), pytest.param("main", marks=pytest.mark.long)]
 
 
@@ -46,11 +47,12 @@ def test_stopped_and_continued(launcher: Launcher, stopping_build: Path, state: 
     file = launcher.directory / "starts"
     started, pid = stop_in(launcher, state, stopping_build, fork_point, file)
     processes.wait_until(lambda: False, 0.4)
-    if state in BEFORE_RELEASE:
-        assert processes.starts(file) == [], f"started while {state} was held"
+    early = [rank for rank, _ in processes.starts(file)]
     os.kill(pid, signal.SIGCONT)
     run = started.finish(20)
     assert run.rc == 0, run
+    assert not (state in NOBODY_RUNS and early), f"ranks {early} ran while {state} was held\n{run}"
+    assert not (state in OWN_DOES_NOT_RUN and 1 in early), f"rank 1 ran while {state} was held\n{run}"
     assert [rank for rank, _ in processes.starts(file)] == list(range(N)), run
     assert_forked(run.report, N, fork_point)
 
@@ -66,7 +68,7 @@ def test_killed(launcher: Launcher, stopping_build: Path, state: str, fork_point
     assert len(begun) == len(set(begun)), f"started twice: {begun}\n{run}"
     if state.startswith("stub"):
         assert run.rc != 0, run
-    if state in STUB_STATES[:5]:
+    if state in OWN_DOES_NOT_RUN:
         assert 1 not in begun, f"rank 1 ran though its stub was killed before it released it: {begun}\n{run}"
     if run.rc == 0:
         assert begun == list(range(N)), run

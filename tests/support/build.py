@@ -18,6 +18,7 @@ class Builder:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._done: dict[tuple[str, ...], Path] = {}
+        self._count = 0
 
     def program(
         self,
@@ -32,7 +33,8 @@ class Builder:
         """Build tests/programs/<source> and return the executable (or library, with -shared in `flags`)."""
         key = (source, cc, *flags, "--", *libs, name or "")
         if key not in self._done:
-            where = self.directory / f"{len(self._done):03d}"
+            self._count += 1
+            where = self.directory / f"{self._count:03d}"
             where.mkdir(parents=True)
             out = where / (name or Path(source).stem)
             command = [cc, "-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", *flags, "-o", str(out)]

@@ -1,0 +1,60 @@
+// A library whose constructor has a habit (-DHABIT_…) that a fork cannot repeat; habit_seen() tells what it saw, as text.
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/time.h>
+#include <unistd.h>
+
+const char *habit_seen(void);
+
+static char seen[256] = "nothing";
+
+#ifdef HABIT_THREAD
+static void *idle(void *argument)
+{
+	for (;;)
+		pause();
+	return argument;
+}
+#endif
+
+static void __attribute__((constructor)) habit(void)
+{
+#if defined(HABIT_THREAD)
+	pthread_t thread;
+	pthread_create(&thread, NULL, idle, NULL);
+	strcpy(seen, "a thread");
+#elif defined(HABIT_FILE)
+	int fd = open("/proc/self/status", O_RDONLY);
+	snprintf(seen, sizeof seen, "a file %d", fd > 2);
+#elif defined(HABIT_CPUS)
+	cpu_set_t set;
+	sched_getaffinity(0, sizeof set, &set);
+	for (int c = 0, n = 0; c < 64; c++)
+		if (CPU_ISSET(c, &set))
+			n += snprintf(seen + n, sizeof seen - n, "cpu %d ", c);
+#elif defined(HABIT_RANK)
+	const char *rank = getenv("OMPI_COMM_WORLD_RANK") ?: getenv("PMI_RANK");
+	snprintf(seen, sizeof seen, "rank %s", rank ?: "none");
+#elif defined(HABIT_DONTFORK)
+	char *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	madvise(page, 4096, MADV_DONTFORK);
+	strcpy(page, "a page");
+	snprintf(seen, sizeof seen, "%p", NULL);
+#elif defined(HABIT_TIMER)
+	setitimer(ITIMER_VIRTUAL, &(struct itimerval){.it_value = {9000, 0}}, NULL);
+	strcpy(seen, "a timer");
+#elif defined(HABIT_PID)
+	snprintf(seen, sizeof seen, "pid %s", getpid() == getppid() ? "odd" : "asked");
+#endif
+}
+
+const char *habit_seen(void)
+{
+	return seen;
+}
