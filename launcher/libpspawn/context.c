@@ -6,7 +6,9 @@
 #include <fcntl.h>
 #include <linux/mempolicy.h>
 #include <sched.h>
+#include <elf.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -170,6 +172,71 @@ static void set_comm(struct pspawn_context *ctx, const char *path)
 	snprintf(ctx->comm, sizeof ctx->comm, "%s", slash ? slash + 1 : path);
 }
 
+/*
+ * ld.so only warns of an LD_PRELOAD that it cannot load, and then the program itself would run, unseen, where a proxy
+ * is meant to stand. So what makes ld.so fail is looked for before each exec: characters that it gives a meaning
+ * (ld.so(8)), a file that is not there or not readable, a file system mounted noexec.
+ */
+static bool can_preload(const char *path, char *reason, size_t size)
+{
+	char magic[4] = "";
+	void *map = MAP_FAILED;
+	int fd;
+
+	if (strpbrk(path, " :$")) {
+		snprintf(reason, size,
+			 "the path of libpspawn_proxy.so has a blank, ':' or '$', which LD_PRELOAD cannot name");
+		return false;
+	}
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd >= 0 && read(fd, magic, sizeof magic) == sizeof magic && memcmp(magic, "\177ELF", sizeof magic) == 0)
+		map = mmap(NULL, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE, fd, 0);
+	if (fd >= 0)
+		close(fd);
+	if (map == MAP_FAILED) {
+		snprintf(reason, size, "libpspawn_proxy.so cannot be loaded from %.120s", path);
+		return false;
+	}
+	munmap(map, 4096);
+	return true;
+}
+
+/* For a process that has exec'd a moment ago: did the kernel or a security module make it a secure execution
+ * (AT_SECURE, getauxval(3)), in which ld.so ignores LD_PRELOAD? */
+static bool is_secure(pid_t pid)
+{
+	char path[64];
+	unsigned long auxv[128];
+	long n;
+
+	snprintf(path, sizeof path, "/proc/%d/auxv", pid);
+	n = raw_read_file(path, (char *)auxv, sizeof auxv);
+	for (long i = 0; i + 1 < n / (long)sizeof *auxv && auxv[i] != AT_NULL; i += 2)
+		if (auxv[i] == AT_SECURE)
+			return auxv[i + 1] != 0;
+	return n <= 0;
+}
+
+bool pspawn_runs_astray(pid_t pid)
+{
+	char path[64], *line = NULL;
+	bool libc = false, ours = false;
+	size_t size = 0;
+	FILE *maps;
+
+	snprintf(path, sizeof path, "/proc/%d/maps", pid);
+	maps = fopen(path, "re");
+	if (!maps)
+		return false;
+	while (getline(&line, &size, maps) > 0) {
+		libc |= strstr(line, "/libc.so.6") != NULL;
+		ours |= strstr(line, "/libpspawn_proxy.so") != NULL;
+	}
+	free(line);
+	fclose(maps);
+	return libc && !ours;
+}
+
 int pspawn_context_begin(struct pspawn_context *ctx, const struct pspawn_origin *origin)
 {
 	struct pspawn_settings mine = {0};
@@ -204,11 +271,8 @@ int pspawn_context_begin(struct pspawn_context *ctx, const struct pspawn_origin 
 	memset(socket_var + n, '.', PSPAWN_STRINGS_PAD);
 	socket_var[n + PSPAWN_STRINGS_PAD] = 0;
 	rv = -EINVAL;
-	if (strpbrk(origin->proxy_object, " :")) {
-		snprintf(ctx->reason, sizeof ctx->reason,
-			 "the path of libpspawn_proxy.so has a blank or a colon, which LD_PRELOAD cannot name");
+	if (!can_preload(origin->proxy_object, ctx->reason, sizeof ctx->reason))
 		goto out;
-	}
 	rv = make_environment(origin, c.envp, preload, socket_var);
 	if (rv < 0) {
 		snprintf(ctx->reason, sizeof ctx->reason,
@@ -216,6 +280,12 @@ int pspawn_context_begin(struct pspawn_context *ctx, const struct pspawn_origin 
 		goto out;
 	}
 	pspawn_take_settings(&mine);
+	/* the child takes these over as they are: a rank that wants others sets them itself */
+	ctx->base.oom_score_adj = mine.oom_score_adj;
+	ctx->base.corefilter = mine.corefilter;
+	ctx->base.timerslack_ns = mine.timerslack_ns;
+	ctx->base.mempolicy = mine.mempolicy;
+	memcpy(ctx->base.nodes, mine.nodes, sizeof mine.nodes);
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0 ||
 	    (c.output = memfd_create("pspawn-proxy-output", MFD_CLOEXEC)) < 0 ||
 	    (c.null = open("/dev/null", O_RDWR | O_CLOEXEC)) < 0) {
@@ -241,6 +311,14 @@ int pspawn_context_begin(struct pspawn_context *ctx, const struct pspawn_origin 
 	c.sock = pair[1];
 	ctx->started_us = monotonic_us();
 	rv = clone_child(ctx, &c);
+	if (rv == 0 && is_secure(ctx->pid)) {
+		kill(ctx->pid, SIGKILL);
+		while (waitpid(ctx->pid, NULL, 0) < 0 && errno == EINTR)
+			;
+		ctx->pid = 0;
+		snprintf(ctx->reason, sizeof ctx->reason, "the kernel starts it as a secure execution (AT_SECURE)");
+		rv = -EPERM;
+	}
 	if (rv == 0) {
 		ctx->serving = ctx->pid;
 		ctx->sock = pair[0];

@@ -7,6 +7,8 @@
 #ifndef PSPAWN_INTERNAL_H
 #define PSPAWN_INTERNAL_H
 
+#include <stdbool.h>
+
 #include "shared.h"
 
 struct pspawn_context {
@@ -55,6 +57,9 @@ int pspawn_elf_check(int fd, char *why, size_t size);
 /* The number that grows while a process without a voice (ld.so at work, a cold file system) makes progress:
  * CPU ticks and major faults; -1 if the process is gone, stopped or a zombie. */
 long pspawn_progress(pid_t pid);
+
+/* Has a starting proxy mapped libc but not libpspawn_proxy.so? Then the program itself runs there: kill it. */
+bool pspawn_runs_astray(pid_t pid);
 
 /* A batch under construction: memory that the proxy will map. */
 struct pspawn_arena {

@@ -1185,6 +1185,11 @@ static void tick(struct gatherer *g)
 			kill_processes(c); /* stopped, or stuck in a constructor */
 		if (c->state != CONTEXT_STARTING && c->state != CONTEXT_CLIMBING)
 			continue;
+		if (c->state == CONTEXT_STARTING && pspawn_runs_astray(c->c.pid)) {
+			kill(c->c.pid, SIGKILL);
+			fail_context(c, "the program does not load libpspawn_proxy.so");
+			continue;
+		}
 		progress = pspawn_progress(c->c.serving);
 		if (progress >= 0 && progress != c->progress) {
 			c->progress = progress;

@@ -58,6 +58,24 @@ static const char *script_refusal(int fd, bool *inner)
 		      : "a script (#!): start the program inside it by 'pspawn-stub PROGRAM' to have that forked";
 }
 
+/* The very file that the stub looked up: a relative path is relative to the stub's directory, not to ours. */
+static int open_image(const struct pair *pair)
+{
+	char path[8192];
+	struct stat st;
+	int fd;
+
+	if (snprintf(path, sizeof path, "%s/%s", pair->path[0] == '/' ? "" : pair->cwd, pair->path) >= (int)sizeof path)
+		return -1;
+	fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	if (fd >= 0 && (fstat(fd, &st) < 0 || st.st_ino != pair->a.key.inode ||
+			st.st_mtim.tv_sec != pair->a.key.mtime_s || st.st_mtim.tv_nsec != pair->a.key.mtime_ns)) {
+		close(fd);
+		return -1;
+	}
+	return fd;
+}
+
 const char *image_refusal(const struct pair *pair, bool *inner)
 {
 	static struct {
@@ -83,21 +101,19 @@ const char *image_refusal(const struct pair *pair, bool *inner)
 	    last.key.mtime_s == pair->a.key.mtime_s && last.key.mtime_ns == pair->a.key.mtime_ns &&
 	    last.key.mode == pair->a.key.mode)
 		return last.refused ? last.reason : NULL;
-	if (pair->a.key.mode & (S_ISUID | S_ISGID)) {
+	fd = open_image(pair);
+	if (fd < 0)
+		return "its file is not readable, or was replaced during the launch";
+	n = pread(fd, head, sizeof head, 0);
+	if (pair->a.key.mode & (S_ISUID | S_ISGID))
 		why = "set-uid or set-gid";
-	} else if (getxattr(pair->path, "security.capability", capability, sizeof capability) > 0) {
+	else if (fgetxattr(fd, "security.capability", capability, sizeof capability) > 0)
 		why = "has file capabilities";
-	} else {
-		fd = open(pair->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-		if (fd < 0)
-			return "its file is not readable";
-		n = pread(fd, head, sizeof head, 0);
-		if (n == sizeof head && memcmp(head, "#!", 2) == 0)
-			why = script_refusal(fd, inner);
-		else if (pspawn_elf_check(fd, text, sizeof text) < 0)
-			why = text;
-		close(fd);
-	}
+	else if (n == sizeof head && memcmp(head, "#!", 2) == 0)
+		why = script_refusal(fd, inner);
+	else if (pspawn_elf_check(fd, text, sizeof text) < 0)
+		why = text;
+	close(fd);
 	if (*inner)
 		return why; /* not remembered: *inner would be lost */
 	last.key = pair->a.key;

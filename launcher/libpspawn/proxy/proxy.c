@@ -274,6 +274,8 @@ static int climb(void)
 			continue;
 		if (wait[1].revents & (RAW_POLLHUP | RAW_POLLERR)) { /* the caller is gone */
 			sys_kill(pid, 9);
+			while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+				;
 			sys_exit(0);
 		}
 		break;
