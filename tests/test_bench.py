@@ -253,12 +253,12 @@ def test_an_mpirun_of_another_kind_is_named() -> None:
 def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(_measure.BenchError, match=r"^cc is not installed"):
-        _programs.Programs(tmp_path).rank()
+        _programs.Programs(tmp_path).plain("rank")
 
 
 def test_missing_examples_are_named(tmp_path: Path) -> None:
     with pytest.raises(_measure.BenchError, match="--examples"):
-        _programs.Programs(tmp_path, tmp_path).rank_with_libraries()
+        _programs.Programs(tmp_path, tmp_path).with_libraries("rank")
 
 
 # --- the measuring programs ---

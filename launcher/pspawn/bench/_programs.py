@@ -32,23 +32,24 @@ class Programs:
             "caller", "cc", [f"-I{NATIVE}/include"], [f"-L{library}", "-lpspawn", f"-Wl,-rpath,{library}"]
         )
 
-    def rank(self) -> Path:
-        return self._compile("rank", "cc")
+    def plain(self, source: str) -> Path:
+        """One of the programs that are started, "rank" or "child", linked with libc alone."""
+        return self._compile(source, "cc")
 
-    def rank_linked_with_mpi(self, mpicc: str, name: str) -> Path:
-        return self._compile("rank", mpicc, ["-Wl,--no-as-needed"], name=f"rank-{name}")
+    def with_mpi(self, source: str, mpicc: str, name: str) -> Path:
+        return self._compile(source, mpicc, ["-Wl,--no-as-needed"], name=f"{source}-{name}")
 
-    def rank_with_libraries(self) -> Path:
+    def with_libraries(self, source: str) -> Path:
         """Linked with 100 shared libraries, those of examples/many_libraries."""
         build = self.directory / "many_libraries"
-        source = self.examples / "many_libraries"
-        if not source.is_dir():
-            raise BenchError(f"{source} is missing: name the directory of pspawn's examples with --examples")
-        call(["make", "--no-print-directory", "-C", str(source), f"N={LIBRARIES}", f"BUILD={build}"])
+        example = self.examples / "many_libraries"
+        if not example.is_dir():
+            raise BenchError(f"{example} is missing: name the directory of pspawn's examples with --examples")
+        call(["make", "--no-print-directory", "-C", str(example), f"N={LIBRARIES}", f"BUILD={build}"])
         names = [f"-lmany_{k}" for k in range(LIBRARIES)]
         where = build / "lib"
         return self._compile(
-            "rank", "cc", ["-Wl,--no-as-needed"], [f"-L{where}", *names, f"-Wl,-rpath,{where}"], "rank-libraries"
+            source, "cc", ["-Wl,--no-as-needed"], [f"-L{where}", *names, f"-Wl,-rpath,{where}"], f"{source}-libraries"
         )
 
     def run(self) -> Path:

@@ -301,7 +301,7 @@ def measure(
                     experiment.run(pairs, say)
                     yield experiment
             say(f"{launcher.name}: memory of stubs")
-            facts["launchers"].append(_facts(launcher, sides, fork_points, bench.stub_memory(str(made.rank()))))
+            facts["launchers"].append(_facts(launcher, sides, fork_points, bench.stub_memory(str(made.plain("rank")))))
 
 
 def _commands(
@@ -312,9 +312,9 @@ def _commands(
         if program == "mpi" and not launcher.mpicc:
             say(f"{launcher.name}: no mpicc beside {launcher.mpirun}, so no MPI program")
         elif program == "mpi":
-            commands[program] = [str(made.rank_linked_with_mpi(str(launcher.mpicc), name))]
+            commands[program] = [str(made.with_mpi("rank", str(launcher.mpicc), name))]
         else:
-            commands[program] = [str(made.rank_with_libraries() if program == "libraries" else made.rank())]
+            commands[program] = [str(made.with_libraries("rank") if program == "libraries" else made.plain("rank"))]
     return commands
 
 

@@ -121,7 +121,7 @@ def measure(
         made = Programs(Path(scratch), examples)
         caller = str(made.caller())
         paths = {name: str(_program(made, name)) for name in programs}
-        small = str(made.rank())
+        small = str(made.plain("child"))
         words = [caller, str(processes), "0", fork_point]
         for name, path in paths.items():
             with asked([*words, path]) as program:
@@ -152,8 +152,8 @@ def measure(
 
 def _program(made: Programs, name: str) -> Path:
     if name == "mpich":
-        return made.rank_linked_with_mpi("mpicc.mpich", name)
-    return made.rank_with_libraries() if name == "libraries" else Path("/bin/true")
+        return made.with_mpi("child", "mpicc.mpich", name)
+    return made.with_libraries("child") if name == "libraries" else Path("/bin/true")
 
 
 def _against_spawn(program: Asked, name: str, subjects: Sequence[str]) -> Iterator[Experiment]:
