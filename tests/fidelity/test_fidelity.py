@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fidelity.table import ALL, differences
-from support.mpi import TWO_DOMAINS, Launcher, Pspawn, Run
+from support.mpi import TWO_DOMAINS, Launcher, Pspawn, Run, pspawn_mpirun
 from support.probing import Probes, probe
 from support.report import assert_exec, assert_forked, ranks
 
@@ -186,3 +188,68 @@ def test_as_plain_with_before_the_stub(one_launcher: Launcher, name: str, rung: 
     around = BEFORE_STUB[name]
     app = ["@stub", str(one_launcher.builder.program("probe.c", libs=["-pthread"])), *around.arguments]
     compare(one_launcher, app, around, rung, "none")
+
+
+@pytest.mark.parametrize("rung", ALL)
+@pytest.mark.parametrize("one_launcher", ["openmpi4", "mpich4", "openmpi5", "mpich5"], indirect=True)
+@pytest.mark.needs_stub
+def test_an_mpi_program(one_launcher: Launcher, rung: str) -> None:
+    """Before MPI_Init it sees the same; after it, the same world."""
+    app = [str(one_launcher.compile("probe.c", flags=["-DWITH_MPI"], libs=["-pthread"])), "an argument"]
+    plain, _ = launch(one_launcher, app, Surrounding(), None)
+    ours, run = launch(one_launcher, app, Surrounding(), Pspawn(rung, TWO_DOMAINS, "direct"))
+    # UCX and PMIx ask for their process id in constructors; then `main` is refused.
+    if rung != "exec":
+        assert_forked(run.report, N, rung, may_refuse=("getpid",))
+    assert differences(plain, ours, rung) == {}, run
+    assert [p["mpi"]["rank"] for p in ours] == list(range(N))
+    assert {p["mpi"]["size"] for p in ours} == {N}
+
+
+@pytest.mark.parametrize("binding", ["unbound", "core"])
+@pytest.mark.parametrize("rung", ALL)
+@pytest.mark.parametrize("one_launcher", ["openmpi4", "mpich4"], indirect=True)
+@pytest.mark.needs_stub
+def test_openmp_counts_as_many_cpus(one_launcher: Launcher, rung: str, binding: str) -> None:
+    """libgomp counts CPUs in its constructor: unbound ranks have two, bound ones have one."""
+    app = [str(one_launcher.builder.program("probe.c", flags=["-DWITH_OMP", "-fopenmp"])), "an argument"]
+    around = BEFORE_MPIRUN["bind-to-core"] if binding == "core" else Surrounding()
+    plain, _ = launch(one_launcher, app, around, None)
+    ours, run = launch(one_launcher, app, around, Pspawn(rung, TWO_DOMAINS, "direct"))
+    if rung != "exec":
+        assert_forked(run.report, N, rung, may_refuse=("cpu", "affinity"))
+    assert differences(plain, ours, rung) == {}, run
+    assert {p["omp"]["max"] for p in ours} == ({1} if binding == "core" else {os.cpu_count()})
+
+
+@pytest.mark.parametrize("rung", ["preinit", "main"])
+@pytest.mark.parametrize("name", ["nothing", "umask", "large-environment", "odd-arguments"])
+@pytest.mark.parametrize("one_launcher", ["openmpi4", "mpich4", "openmpi5", "mpich5"], indirect=True)
+@pytest.mark.needs_stub
+def test_as_plain_through_pspawn_mpirun(one_launcher: Launcher, name: str, rung: str) -> None:
+    """The wrapper adds nothing that a rank could see."""
+    if pspawn_mpirun() is None:
+        pytest.skip("pspawn-mpirun is not installed")
+    around = BEFORE_MPIRUN[name]
+    # What the test itself sets for pspawn-mpirun is in both launches.
+    own = {"PSPAWN_DOMAINS": TWO_DOMAINS, "PSPAWN_MPIRUN": shutil.which(one_launcher.mpi.mpirun) or ""}
+    around = replace(around, env={**around.env, **own})
+    app = [str(one_launcher.builder.program("probe.c", libs=["-pthread"])), *around.arguments]
+    plain, _ = launch(one_launcher, app, around, None)
+    ours, run = launch(one_launcher, app, around, Pspawn(rung, TWO_DOMAINS, "mpirun"))
+    assert_forked(run.report, N, rung)
+    assert differences(plain, ours, rung) == {}, run
+
+
+@pytest.mark.parametrize("rung", ["preinit", "main"])
+@pytest.mark.parametrize("one_launcher", ["openmpi4", "mpich4", "openmpi5", "mpich5"], indirect=True)
+@pytest.mark.needs_stub
+def test_behind_a_wrapper_that_does_not_exec(one_launcher: Launcher, rung: str) -> None:
+    """A script that starts `pspawn-stub ./probe` as its child and waits: the same vector call, the same sight."""
+    around = Surrounding(inside=("sh", "-c", '"$@"; exit $?', "sh"))
+    app = ["@stub", str(one_launcher.builder.program("probe.c", libs=["-pthread"])), "an argument"]
+    plain, _ = launch(one_launcher, app, around, None)
+    ours, run = launch(one_launcher, app, around, Pspawn(rung, TWO_DOMAINS, "none"))
+    assert_forked(run.report, N, rung)
+    plain, ours = ([without_the_command_line(p) for p in probes] for probes in (plain, ours))
+    assert differences(plain, ours, rung) == {}, run
