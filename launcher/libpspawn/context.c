@@ -29,6 +29,19 @@ static int is_loader_variable(const char *s)
 	return raw_starts(s, "LD_") || raw_starts(s, "GLIBC_TUNABLES=") || raw_starts(s, "MALLOC_");
 }
 
+/* Of the strings seen so far the two shortest: what they leave behind is room that the ranks' strings lose. */
+static void keep_shortest(char **strings, int at[2], int *n, int candidate)
+{
+	if (*n < 2) {
+		at[(*n)++] = candidate;
+		return;
+	}
+	int longer = strlen(strings[at[0]]) > strlen(strings[at[1]]) ? 0 : 1;
+
+	if (strlen(strings[candidate]) < strlen(strings[at[longer]]))
+		at[longer] = candidate;
+}
+
 /*
  * The proxy needs two strings that its ranks do not have, LD_PRELOAD and its socket, but the number of environment
  * strings is part of the initial stack's shape. So they take the places of two strings that ld.so does not read;
@@ -42,8 +55,8 @@ static int make_environment(const struct pspawn_origin *origin, char **out, char
 		out[n] = origin->envp[n];
 		if (raw_starts(out[n], "LD_PRELOAD="))
 			preload_at = n;
-		else if (!is_loader_variable(out[n]) && nfree < 2)
-			free_at[nfree++] = n;
+		else if (!is_loader_variable(out[n]))
+			keep_shortest(out, free_at, &nfree, n);
 	}
 	out[n] = NULL;
 	if (nfree < (preload_at < 0 ? 2 : 1))
@@ -237,12 +250,24 @@ bool pspawn_runs_astray(pid_t pid)
 	return libc && !ours;
 }
 
+/* Room for a rank's strings behind those of the climber (at main), and for longer ones. */
+static size_t padding(const struct pspawn_origin *origin)
+{
+	size_t bytes = PSPAWN_STRINGS_PAD;
+
+	for (int list = 0; list < 2; list++)
+		for (char **s = list ? origin->envp : origin->argv; *s; s++)
+			bytes += strlen(*s) + 1;
+	return bytes < PSPAWN_STRING_MAX - 64 ? bytes : PSPAWN_STRING_MAX - 64;
+}
+
 int pspawn_context_begin(struct pspawn_context *ctx, const struct pspawn_origin *origin)
 {
 	struct pspawn_settings mine = {0};
 	struct child c = {.origin = origin, .mine = &mine};
 	struct timeval patience = {.tv_sec = 5};
 	int pair[2] = {-1, -1}, n = 0, rv;
+	size_t pad;
 	char *preload = NULL, *socket_var = NULL;
 	const char *user = "";
 
@@ -260,7 +285,8 @@ int pspawn_context_begin(struct pspawn_context *ctx, const struct pspawn_origin 
 			user = origin->envp[n] + sizeof "LD_PRELOAD=" - 1;
 	ctx->envc = n;
 	c.envp = calloc((size_t)n + 1, sizeof *c.envp);
-	socket_var = malloc(PSPAWN_STRINGS_PAD + 64);
+	pad = padding(origin);
+	socket_var = malloc(pad + 64);
 	rv = asprintf(&preload, "LD_PRELOAD=%s%s%s", origin->proxy_object, *user ? ":" : "", user);
 	if (!c.envp || !socket_var || rv < 0) {
 		preload = rv < 0 ? NULL : preload;
@@ -268,8 +294,8 @@ int pspawn_context_begin(struct pspawn_context *ctx, const struct pspawn_origin 
 		goto out;
 	}
 	n = sprintf(socket_var, "%s%d,", PSPAWN_PROXY_VAR, PROXY_SOCK);
-	memset(socket_var + n, '.', PSPAWN_STRINGS_PAD);
-	socket_var[n + PSPAWN_STRINGS_PAD] = 0;
+	memset(socket_var + n, '.', pad);
+	socket_var[n + (int)pad] = 0;
 	rv = -EINVAL;
 	if (!can_preload(origin->proxy_object, ctx->reason, sizeof ctx->reason))
 		goto out;

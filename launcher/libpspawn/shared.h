@@ -16,11 +16,12 @@
 #include "rawsys.h"
 
 #define PSPAWN_BATCH_MAGIC 0x70737062u
-#define PSPAWN_CPU_BYTES 1024		 /* CPU masks up to 8192 CPUs, Linux's largest NR_CPUS */
-#define PSPAWN_NODE_BYTES 128		 /* node masks up to 1024 nodes, Linux's largest MAX_NUMNODES */
-#define PSPAWN_REASON_LEN 200		 /* a refusal's reason, terminated */
-#define PSPAWN_RLIMITS 16		 /* RLIM_NLIMITS */
-#define PSPAWN_STRINGS_PAD 8192		 /* bytes that a proxy's argument area is larger than its first rank's */
+#define PSPAWN_CPU_BYTES 1024	 /* CPU masks up to 8192 CPUs, Linux's largest NR_CPUS */
+#define PSPAWN_NODE_BYTES 128	 /* node masks up to 1024 nodes, Linux's largest MAX_NUMNODES */
+#define PSPAWN_REASON_LEN 200	 /* a refusal's reason, terminated */
+#define PSPAWN_RLIMITS 16	 /* RLIM_NLIMITS */
+#define PSPAWN_STRINGS_PAD 8192	 /* a proxy's argument area is larger than twice its first rank's by these bytes */
+#define PSPAWN_STRING_MAX 131072 /* the kernel's bound of one string: MAX_ARG_STRLEN with 4 KiB pages */
 #define PSPAWN_PROXY_VAR "PSPAWN_PROXY=" /* <socket fd>,<padding>; only ever in a proxy's initial stack */
 
 /* The doorbell's messages. */

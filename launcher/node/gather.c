@@ -204,6 +204,15 @@ static void accept_stubs(struct gatherer *g)
 		socklen_t len = sizeof cred;
 		struct pair *p;
 
+		if (sock < 0 && (errno == EMFILE || errno == ENFILE) && g->reserve >= 0) {
+			xclose(&g->reserve);
+			sock = accept4(g->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+			if (sock >= 0)
+				close(sock); /* this stub execs */
+			g->reserve = open("/dev/null", O_RDONLY | O_CLOEXEC);
+			g->arrived++;
+			continue;
+		}
 		if (sock < 0)
 			return;
 		if (getsockopt(sock, SOL_SOCKET, SO_PEERCRED, &cred, &len) < 0 || cred.uid != geteuid() ||
@@ -498,6 +507,25 @@ static const char *candidate_refusal(struct gatherer *g, struct pair *p, bool *i
 	return take_loader(p);
 }
 
+/* The stub behind a wrapper belongs to the one in front, which was counted already. */
+static bool meets_expectation(struct gatherer *g, int index)
+{
+	for (int i = 0; i < g->npairs; i++)
+		if (g->pairs[i]->awaits_inner && g->pairs[i]->a.rank == g->pairs[index]->a.rank) {
+			g->pairs[i]->awaits_inner = false;
+			return true;
+		}
+	return false;
+}
+
+static bool awaits_inner(const struct gatherer *g)
+{
+	for (int i = 0; i < g->npairs; i++)
+		if (g->pairs[i]->awaits_inner)
+			return true;
+	return false;
+}
+
 static void complete_arrival(struct gatherer *g, int index)
 {
 	struct pair *p = g->pairs[index];
@@ -516,19 +544,11 @@ static void complete_arrival(struct gatherer *g, int index)
 		read_domains(g, p);
 	}
 	g->last_arrival_us = now_us();
-	/* the stub behind a wrapper: the one in front has been counted already */
-	bool second = false;
-
-	for (int i = 0; i < g->npairs && !second; i++)
-		second = i != index && g->pairs[i]->blob && g->pairs[i]->a.rank == p->a.rank;
-	if (second && g->outstanding > 0)
-		g->outstanding--;
-	else
+	if (!meets_expectation(g, index))
 		g->arrived++;
 	why = candidate_refusal(g, p, &inner);
 	if (why) {
-		if (inner)
-			g->outstanding++;
+		p->awaits_inner = inner;
 		dismiss(g, p, why);
 		return;
 	}
@@ -585,6 +605,8 @@ static void take_arrival(struct gatherer *g, int index)
 	xclose(&p->sock);
 	xclose(&p->channel);
 	p->state = PAIR_LOST;
+	g->arrived++; /* it will not come any more: nobody shall wait for it */
+	g->last_arrival_us = now_us();
 }
 
 /* ---- placement and the vector call ---- */
@@ -715,11 +737,15 @@ static bool is_walked(const char *name)
 static char *varying_names(struct gatherer *g, struct context *c, size_t *bytes, const char **walked)
 {
 	const struct pair *first = g->pairs[c->members[0]];
-	char *text = calloc(1, first->a.env_bytes + 1), *at = text;
+	char *text, *at;
+	size_t room = 1;
 	uint32_t n = first->a.key.envc;
 	const char **cursor = calloc((size_t)c->nmembers, sizeof *cursor);
 
 	*walked = NULL;
+	for (int m = 0; m < c->nmembers; m++)
+		room += g->pairs[c->members[m]]->a.env_bytes;
+	text = at = calloc(1, room);
 	for (int m = 0; cursor && m < c->nmembers; m++)
 		cursor[m] = g->pairs[c->members[m]]->env;
 	for (uint32_t i = 0; text && cursor && i < n; i++) {
@@ -728,13 +754,16 @@ static char *varying_names(struct gatherer *g, struct context *c, size_t *bytes,
 
 		for (int m = 1; m < c->nmembers; m++)
 			differs |= strcmp(cursor[m], s) != 0;
-		if (differs) {
-			int len = (int)(strchrnul(s, '=') - s);
+		/* the same place may hold different names: all of them vary */
+		for (int m = 0; differs && m < c->nmembers; m++) {
+			size_t len = (size_t)(strchrnul(cursor[m], '=') - cursor[m]);
 
-			memcpy(at, s, (size_t)len);
+			if (m > 0 && strncmp(cursor[m], s, len + 1) == 0)
+				continue;
+			memcpy(at, cursor[m], len);
+			if (is_walked(cursor[m]))
+				*walked = at;
 			at += len + 1;
-			if (is_walked(s))
-				*walked = at - len - 1;
 		}
 		for (int m = 0; m < c->nmembers; m++)
 			cursor[m] += strlen(cursor[m]) + 1;
@@ -1027,7 +1056,7 @@ static bool settle(struct gatherer *g)
 
 static bool everyone_arrived(const struct gatherer *g)
 {
-	return g->local_size && g->arrived >= g->local_size && g->outstanding == 0;
+	return g->local_size && g->arrived >= g->local_size && !awaits_inner(g);
 }
 
 /* Takes every step that is possible now. */
@@ -1039,10 +1068,8 @@ static void advance(struct gatherer *g)
 		close_collection(g);
 	if (g->phase == PHASE_CONTEXTS && contexts_final(g))
 		make_vector_call(g);
-	if (g->phase == PHASE_SETTLE && settle(g)) {
+	if (g->phase == PHASE_SETTLE && settle(g))
 		g->phase = PHASE_COLLECT; /* stubs that come later form another generation */
-		g->outstanding = 0;
-	}
 }
 
 /* ---- events ---- */
@@ -1162,6 +1189,36 @@ static void reap(struct gatherer *g)
 	}
 }
 
+static bool has_ended(pid_t pid)
+{
+	char path[64], text[512];
+	const char *s;
+
+	snprintf(path, sizeof path, "/proc/%d/stat", pid);
+	if (raw_read_file(path, text, sizeof text) <= 0 || !(s = strrchr(text, ')')))
+		return true;
+	return s[2] == 'Z' || s[2] == 'X';
+}
+
+/* Forks of proxies that outlived them, such as a trial fork that hangs in a handler of the program's. What ranks
+ * leave behind is not ours: it comes to us only because we are a subreaper, and goes on to init. */
+static void kill_strays(void)
+{
+	char path[64], children[4096], comm[32], *s = children;
+	pid_t self = getpid();
+
+	snprintf(path, sizeof path, "/proc/%d/task/%d/children", self, self);
+	if (raw_read_file(path, children, sizeof children) <= 0)
+		return;
+	for (long pid; (pid = strtol(s, &s, 10)) > 0;) {
+		snprintf(path, sizeof path, "/proc/%ld/comm", pid);
+		if (raw_read_file(path, comm, sizeof comm) <= 0 || strcmp(comm, "pspawn-proxy\n") != 0)
+			continue;
+		kill((pid_t)pid, SIGKILL);
+		waitpid((pid_t)pid, NULL, 0);
+	}
+}
+
 /* Heartbeats, deadlines, the report: once a second, or when the report is due. */
 static void tick(struct gatherer *g)
 {
@@ -1174,6 +1231,9 @@ static void tick(struct gatherer *g)
 	if (now - g->last_heartbeat_us < PSPAWN_HEARTBEAT_MS * 1000)
 		return;
 	g->last_heartbeat_us = now;
+	for (int i = 0; i < g->npairs; i++)
+		if (g->pairs[i]->awaits_inner && has_ended(g->pairs[i]->stub_pid))
+			g->pairs[i]->awaits_inner = false; /* the wrapper ended without another stub */
 	for (int i = 0; i < g->npairs; i++)
 		if (is_live(g->pairs[i]) && g->pairs[i]->state < PAIR_PREPARED)
 			tell(g->pairs[i], GATHER_HEARTBEAT, 0, "", -1);
@@ -1233,7 +1293,7 @@ static bool has_work(const struct gatherer *g)
 	/* stubs that were told to exec leave at once, others of the node are still to come: one report for all */
 	if (g->arrived < g->local_size && now_us() - g->last_arrival_us < LINGER_US)
 		return true;
-	if (g->outstanding > 0 && now_us() - g->last_arrival_us < g->timeout_ms * 1000ll)
+	if (awaits_inner(g) && now_us() - g->last_arrival_us < g->timeout_ms * 1000ll)
 		return true;
 	return g->npairs == 0 && now_us() - g->last_heartbeat_us < 10000000;
 }
@@ -1266,6 +1326,7 @@ static int start(struct gatherer *g)
 		return -1;
 	g->epoll = epoll_create1(EPOLL_CLOEXEC);
 	g->sigfd = signalfd(-1, &all, SFD_CLOEXEC | SFD_NONBLOCK);
+	g->reserve = open("/dev/null", O_RDONLY | O_CLOEXEC);
 	g->last_heartbeat_us = now_us();
 	if (g->epoll < 0 || g->sigfd < 0)
 		return -1;
@@ -1310,5 +1371,6 @@ int main(void)
 		if (!has_work(&g))
 			accept_stubs(&g); /* somebody may have connected a moment ago */
 	} while (has_work(&g));
+	kill_strays();
 	return 0;
 }

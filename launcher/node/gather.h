@@ -32,6 +32,7 @@ struct pair {
 	pid_t stub_pid, rank_pid;
 	bool rank_ended; /* and was reaped; status is valid */
 	int status;
+	bool awaits_inner; /* it exec'd a wrapper that will start another stub for the same rank */
 	struct pspawn_arrival a;
 	char *blob; /* owned; the pointers below lead into it */
 	uint32_t blob_bytes, got;
@@ -83,6 +84,7 @@ enum phase { PHASE_COLLECT, PHASE_CONTEXTS, PHASE_SETTLE };
 
 struct gatherer {
 	int epoll, listener, sigfd;
+	int reserve; /* a descriptor to give up when there are no more: to send somebody away one must accept */
 	enum phase phase;
 	struct pair **pairs;
 	int npairs, room;

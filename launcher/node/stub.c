@@ -30,7 +30,7 @@ struct stub {
 	char path[PATH_MAX]; /* what to exec */
 	const char *refusal; /* why this process cannot be handed over; the gatherer is told all the same */
 	const char *fork_point, *report, *domains, *bind_to, *engine_name, *timeout;
-	int require, verbose, off;
+	int require, verbose, off, found;
 	struct engine_job job;
 	uint64_t sigmask; /* as the engine left it */
 	struct raw_rlimit nofile;
@@ -61,7 +61,7 @@ void *memset(void *to, int c, size_t n)
 }
 
 /* One line on stderr, in one write. */
-static void complain(const char *a, const char *b, const char *c)
+static void complain(const char *a, const char *b, const char *c, const char *d)
 {
 	char line[1024] = "";
 	struct raw_text t = {line, sizeof line - 1, 0};
@@ -75,6 +75,7 @@ static void complain(const char *a, const char *b, const char *c)
 	raw_put(&t, a);
 	raw_put(&t, b);
 	raw_put(&t, c);
+	raw_put(&t, d);
 	line[t.at++] = '\n';
 	sys_write(2, line, t.at);
 }
@@ -98,6 +99,8 @@ static const char *error_text(long err)
 		return "Argument list too long";
 	case ELOOP:
 		return "Too many levels of symbolic links";
+	case ENAMETOOLONG:
+		return "File name too long";
 	default:
 		return "cannot be executed";
 	}
@@ -114,25 +117,35 @@ static void __attribute__((noreturn)) exec_plainly(void)
 	ret = sys3(__NR_execve, stub.path, stub.argv, stub.envp);
 	if (ret == -ENOEXEC && stub.job.engine == PSPAWN_HYDRA && stub.argc < 4000) {
 		/* Hydra uses execvp(3), which gives a file without an interpreter line to the shell. */
-		char *shell_argv[4096] = {"sh", stub.path};
+		char *shell_argv[4096] = {"/bin/sh", stub.path};
 
 		for (int i = 1; i <= stub.argc; i++)
 			shell_argv[i + 1] = stub.argv[i];
 		sys3(__NR_execve, "/bin/sh", shell_argv, stub.envp);
 	}
-	complain("cannot start ", stub.app, ": ");
-	complain(stub.path, ": ", error_text(ret));
+	complain("cannot start ", stub.path, ": ", error_text(ret));
 	sys_exit(ret == -ENOENT ? 127 : 126);
+}
+
+/* Without pspawn: exec what was found, or say what execve would. */
+static void __attribute__((noreturn)) leave(int found)
+{
+	if (found == 0)
+		exec_plainly();
+	complain("cannot start ", stub.app, ": ", error_text(found));
+	sys_exit(found == -ENOENT ? 127 : 126);
 }
 
 static void __attribute__((noreturn)) launch_plainly(const char *why)
 {
+	if (stub.found < 0)
+		leave(stub.found);
 	if (stub.require) {
-		complain("not launched, because --pspawn-require forbids a plain launch: ", why, "");
+		complain("not launched, because --pspawn-require forbids a plain launch: ", why, "", "");
 		sys_exit(1);
 	}
 	if (stub.verbose && why)
-		complain("launched plainly: ", why, "");
+		complain("launched plainly: ", why, "", "");
 	exec_plainly();
 }
 
@@ -203,7 +216,7 @@ static void parse_arguments(int argc, char **argv, char **envp)
 			 !take_option(argv[i], "--pspawn-bind-to", &stub.bind_to) &&
 			 !take_option(argv[i], "--pspawn-engine", &stub.engine_name) &&
 			 !take_option(argv[i], "--pspawn-timeout", &stub.timeout)) {
-			complain("pspawn-stub: unknown option ", argv[i], "; see pspawn-stub --help");
+			complain("pspawn-stub: unknown option ", argv[i], "; see pspawn-stub --help", "");
 			sys_exit(2);
 		}
 	}
@@ -221,7 +234,7 @@ static uint32_t choose(const char *value, const char *const *names, const char *
 	for (uint32_t i = 0; names[i]; i++)
 		if (raw_streq(value, names[i]))
 			return i;
-	complain("pspawn-stub: bad value for ", option, value);
+	complain("pspawn-stub: bad value for ", option, value, "");
 	sys_exit(2);
 }
 
@@ -260,45 +273,48 @@ static int executable_file(const char *path, struct statx *st)
 	return (int)ret;
 }
 
-/* As execvp(3), which the engines use or imitate: a name without a slash is looked for on PATH. */
+/* The path of a directory's entry into stub.path; -ENAMETOOLONG if it does not fit: a cut path is another file's. */
+static int set_path(const char *dir, size_t dir_len, const char *name)
+{
+	size_t len = raw_strlen(name);
+
+	if (dir_len + 1 + len + 1 > sizeof stub.path)
+		return -ENAMETOOLONG;
+	raw_copy(stub.path, dir, dir_len);
+	if (dir_len)
+		stub.path[dir_len++] = '/';
+	raw_copy(stub.path + dir_len, name, len + 1);
+	return 0;
+}
+
+/* As execvp(3), which the engines use or imitate: a name without a slash is looked for on PATH, and only there. An
+ * empty element of PATH is the working directory. */
 static int find_application(struct statx *st)
 {
 	const char *path = engine_getenv(stub.envp, "PATH"), *s = stub.app;
-	int slash = 0, err = -ENOENT;
+	int slash = 0, err = -ENOENT, ret;
 
 	for (; *s; s++)
 		slash |= *s == '/';
 	if (slash || !*stub.app) {
-		struct raw_text t = {stub.path, sizeof stub.path, 0};
-
-		raw_put(&t, stub.app);
-		return executable_file(stub.path, st);
+		ret = set_path("", 0, stub.app);
+		return ret < 0 ? ret : executable_file(stub.path, st);
 	}
-	for (s = path ? path : "/bin:/usr/bin"; *s;) {
-		struct raw_text t = {stub.path, sizeof stub.path, 0};
-		char one[2] = {0, 0};
-		int ret;
+	for (s = path ? path : "/bin:/usr/bin";; s++) {
+		const char *dir = s;
 
-		stub.path[0] = 0;
-		for (; *s && *s != ':'; s++) {
-			one[0] = *s;
-			raw_put(&t, one);
-		}
-		if (t.at)
-			raw_put(&t, "/");
-		raw_put(&t, stub.app);
-		ret = executable_file(stub.path, st);
+		while (*s && *s != ':')
+			s++;
+		ret = set_path(dir, (size_t)(s - dir), stub.app);
+		if (ret == 0)
+			ret = executable_file(stub.path, st);
 		if (ret == 0)
 			return 0;
 		if (ret == -EACCES)
 			err = ret;
-		if (*s == ':')
-			s++;
+		if (!*s)
+			return err;
 	}
-	struct raw_text t = {stub.path, sizeof stub.path, 0};
-
-	raw_put(&t, stub.app);
-	return err;
 }
 
 /* ---- the execution context ---- */
@@ -347,10 +363,37 @@ static void take_application(struct pspawn_key *key, const struct statx *app)
 	key->mtime_s = app->stx_mtime.tv_sec;
 	key->mtime_ns = app->stx_mtime.tv_nsec;
 	key->mode = app->stx_mode;
-	key->argc = (uint32_t)stub.argc;
-	for (key->envc = 0; stub.envp[key->envc]; key->envc++)
-		;
 	key->stack = stub.arrival.settings.rlimits[3 /* RLIMIT_STACK */];
+}
+
+/* The number of seccomp filters of a process (proc(5), Linux 5.9); -1 if it cannot be known. */
+static long seccomp_filters(const char *status_file)
+{
+	static char text[4096];
+	static const char name[] = "Seccomp_filters:\t";
+
+	if (raw_read_file(status_file, text, sizeof text) > 0)
+		for (const char *s = text; *s; s++)
+			if (raw_starts(s, name))
+				return raw_atol(s + sizeof name - 1);
+	return -1;
+}
+
+/* A filter that all stubs have from the engine's daemon is the gatherer's too; one of its own a rank would lose. */
+static int has_own_seccomp_filter(void)
+{
+	char parent[32] = "";
+	struct raw_text t = {parent, sizeof parent, 0};
+	long own, inherited;
+
+	if (sys_prctl(PR_GET_SECCOMP, 0, 0, 0, 0) == 0)
+		return 0;
+	raw_put(&t, "/proc/");
+	raw_put_num(&t, (int64_t)sys0(__NR_getppid));
+	raw_put(&t, "/status");
+	own = seccomp_filters("/proc/self/status");
+	inherited = seccomp_filters(parent);
+	return own < 0 || own != inherited;
 }
 
 /* What survives an exec but not a fork, or cannot be handed over: a reason to exec, or NULL. */
@@ -375,6 +418,8 @@ static const char *cannot_hand_over(void)
 		if (timer[0] | timer[1] | timer[2] | timer[3])
 			return "an interval timer is running";
 	}
+	if (has_own_seccomp_filter())
+		return "it has a seccomp filter of its own";
 	if (stub.arrival.settings.sched_policy & 0x40000000 || stub.arrival.settings.sched_policy == 6)
 		return "its scheduling policy cannot be inherited";
 	return NULL;
@@ -567,8 +612,10 @@ static const char *arrive(void)
 	a->sid = (int32_t)sys1(__NR_getsid, 0);
 	a->pgid = (int32_t)sys1(__NR_getpgid, 0);
 	n = sys2(__NR_getcwd, cwd, sizeof cwd);
-	if (n <= 0 || cwd[0] != '/')
-		return "the working directory has no name";
+	if (n <= 0 || cwd[0] != '/') {
+		stub.refusal = "the working directory has no name";
+		raw_copy(cwd, "/", n = 2);
+	}
 	a->path_bytes = (uint32_t)raw_strlen(stub.path) + 1;
 	a->cwd_bytes = (uint32_t)n;
 	n = raw_read_file("/proc/self/cgroup", cgroup, sizeof cgroup);
@@ -808,7 +855,7 @@ void stub_main(long *stack)
 	parse_arguments(argc, argv, envp);
 	remove_agent_variable();
 	sys_sigmask(SIG_BLOCK, NULL, &stub.sigmask);
-	found = find_application(&app);
+	found = stub.found = find_application(&app);
 	engine = choose(stub.engine_name, engines, "--pspawn-engine: ");
 	if (engine == PSPAWN_NO_ENGINE) {
 		if (openmpi_job(envp, &stub.job) < 0 && hydra_job(envp, &stub.job) < 0 &&
@@ -819,10 +866,12 @@ void stub_main(long *stack)
 					     : openmpi_job)(envp, &stub.job) < 0) {
 		stub.job.engine = PSPAWN_NO_ENGINE;
 	}
-	if (stub.off || found < 0)
-		exec_plainly();
-	if (stub.fork_point && raw_streq(stub.fork_point, "exec") && !stub.report && !stub.require)
-		exec_plainly(); /* nothing to do, and nobody to tell */
+	if (found < 0)
+		stub.refusal = error_text(found); /* the gatherer must not wait for this rank */
+	if (stub.off)
+		leave(found);
+	if (stub.job.engine == PSPAWN_NO_ENGINE && found < 0)
+		leave(found);
 	if (stub.job.engine == PSPAWN_NO_ENGINE)
 		launch_plainly("not started by a launcher that pspawn knows (no OMPI_, PMI_ or SLURM_ variables)");
 	sys_sigmask(SIG_BLOCK, &all, NULL);
@@ -834,8 +883,14 @@ void stub_main(long *stack)
 
 		sys_prlimit(7, &more, NULL);
 	}
-	stub.refusal = cannot_hand_over();
-	take_application(&stub.arrival.key, &app);
+	why = cannot_hand_over();
+	if (why && !stub.refusal)
+		stub.refusal = why;
+	if (found == 0)
+		take_application(&stub.arrival.key, &app);
+	stub.arrival.key.argc = (uint32_t)stub.argc;
+	while (stub.envp[stub.arrival.key.envc])
+		stub.arrival.key.envc++;
 	pspawn_take_inherited(&stub.arrival.key.inherited);
 	STUB_TEST_STOP("started");
 	if (meet_gatherer() < 0)

@@ -20,6 +20,8 @@
 #define MAX_FDS 64
 
 static int fds_before[MAX_FDS], nfds_before;
+static uint8_t cpus_before[PSPAWN_CPU_BYTES];
+static struct raw_rlimit nofile_before;
 
 struct entry { /* linux_dirent64 */
 	uint64_t ino, off;
@@ -107,6 +109,9 @@ int pspawn_check_preinit(struct raw_text *reason)
 void pspawn_check_before_climb(void)
 {
 	nfds_before = list_numbers("/proc/self/fd", fds_before, MAX_FDS);
+	raw_zero(cpus_before, sizeof cpus_before);
+	sys3(__NR_sched_getaffinity, 0, sizeof cpus_before, cpus_before);
+	sys_prlimit(7 /* RLIMIT_NOFILE */, NULL, &nofile_before);
 }
 
 static int check_asked(struct raw_text *reason)
@@ -188,6 +193,33 @@ static int check_timers(struct raw_text *reason)
 	}
 	if (raw_read_file("/proc/self/timers", text, sizeof text) > 0)
 		return refuse(reason, "a constructor created a timer (timer_create)", "");
+	return 0;
+}
+
+/* What a fork does not keep, or what a rank sets anew and so would take back. */
+static int check_attributes(struct raw_text *reason)
+{
+	uint8_t cpus[PSPAWN_CPU_BYTES];
+	struct raw_rlimit nofile = {0, 0};
+	uint64_t blocked = 0, unblockable = 1ull << (9 - 1) | 1ull << (19 - 1); /* SIGKILL, SIGSTOP */
+	int value = 0;
+
+	sys_prctl(PR_GET_PDEATHSIG, (unsigned long)&value, 0, 0, 0);
+	if (value)
+		return refuse(reason, "a constructor asked for a parent-death signal", "");
+	sys_prctl(PR_GET_CHILD_SUBREAPER, (unsigned long)&value, 0, 0, 0);
+	if (value)
+		return refuse(reason, "a constructor made the process a child subreaper", "");
+	sys_sigmask(0 /* SIG_BLOCK */, NULL, &blocked);
+	if ((blocked | unblockable) != ~0ull)
+		return refuse(reason, "a constructor changed the signal mask", "");
+	raw_zero(cpus, sizeof cpus);
+	sys3(__NR_sched_getaffinity, 0, sizeof cpus, cpus);
+	if (!raw_memeq(cpus, cpus_before, sizeof cpus))
+		return refuse(reason, "a constructor changed its CPU affinity", "");
+	sys_prlimit(7 /* RLIMIT_NOFILE */, NULL, &nofile);
+	if (nofile.cur != nofile_before.cur || nofile.max != nofile_before.max)
+		return refuse(reason, "a constructor changed RLIMIT_NOFILE", "");
 	return 0;
 }
 
@@ -309,7 +341,8 @@ int pspawn_check_main(struct raw_text *reason)
 		return -1;
 	sys_munmap(p->batch, p->batch_bytes); /* so that only the program's own shared memory is seen below */
 	p->batch = NULL;
-	if (check_children(reason) < 0 || check_fds(reason) < 0 || check_timers(reason) < 0)
+	if (check_children(reason) < 0 || check_fds(reason) < 0 || check_timers(reason) < 0 ||
+	    check_attributes(reason) < 0)
 		return -1;
 	if (check_trial_fork(reason) < 0)
 		return -1;

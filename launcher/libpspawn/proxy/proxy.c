@@ -34,7 +34,7 @@ static long say(uint32_t kind, uint32_t seq, uint32_t refused_point, const char 
 	msg.fork_point = (uint32_t)pspawn_proxy.fork_point;
 	msg.refused_point = refused_point;
 	msg.pid = sys_getpid();
-	msg.size = pspawn_proxy.area_bytes;
+	msg.size = pspawn_proxy.area_bytes - pspawn_proxy.kept_bytes;
 	raw_put(&text, reason);
 	return raw_send(pspawn_proxy.sock, &msg, sizeof msg, NULL, 0, 0);
 }
@@ -252,6 +252,7 @@ static int climb(void)
 		p->climbing = 1;
 		if (map_batch(memfd, msg.size) < 0 || pspawn_apply_strings(&p->batch->slots[0]) < 0)
 			sys_exit(1);
+		p->kept_bytes = p->batch->slots[0].argv_bytes + p->batch->slots[0].env_bytes;
 		sys_prctl(PR_SET_NAME, (unsigned long)p->comm, 0, 0, 0);
 		const struct pspawn_slot *slot = &p->batch->slots[0];
 
@@ -303,12 +304,35 @@ static int climb(void)
 	return 0;
 }
 
+/* Waits for the batch leader, but not longer than there is a caller: a handler of the program's may hang in the fork. */
+static void await_leader(pid_t pid)
+{
+	int pidfd = (int)sys2(__NR_pidfd_open, pid, 0), status;
+	struct raw_pollfd wait[2] = {{pspawn_proxy.sock, 0, 0}, {pidfd, RAW_POLLIN, 0}};
+
+	while (waitpid(pid, &status, WNOHANG) == 0) {
+		if (pidfd < 0) { /* Linux before 5.3 */
+			raw_sleep_ms(1);
+			sys_poll(wait, 1, 0);
+		} else {
+			sys_poll(wait, 2, -1);
+		}
+		if (wait[0].revents & (RAW_POLLHUP | RAW_POLLERR)) {
+			sys_kill(pid, 9);
+			while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+				;
+			sys_exit(0);
+		}
+	}
+	if (pidfd >= 0)
+		sys_close(pidfd);
+}
+
 /* Answers the doorbell until the caller is gone. Returns only in a rank or in a climber. */
 static void serve(void)
 {
 	struct proxy *p = &pspawn_proxy;
 	struct pspawn_msg msg;
-	int status;
 
 	for (;;) {
 		long ret = raw_recv(p->sock, &msg, sizeof msg, NULL, NULL, RAW_MSG_PEEK);
@@ -330,8 +354,8 @@ static void serve(void)
 		}
 		uint32_t err = pid < 0 ? (uint32_t)errno : 0, seq = msg.seq;
 
-		while (pid > 0 && waitpid(pid, &status, 0) < 0 && errno == EINTR)
-			;
+		if (pid > 0)
+			await_leader(pid);
 		drain(seq);
 		raw_zero(&msg, sizeof msg);
 		msg.kind = PSPAWN_MSG_ENDED;
@@ -440,11 +464,11 @@ static void stop_at_main(void)
 	struct raw_text text = {reason, sizeof reason, 0};
 
 	pspawn_recording = PSPAWN_RECORD_NOTHING;
+	sys_prctl(PR_SET_NAME, (unsigned long)"pspawn-proxy", 0, 0, 0); /* also what a fork in the checks is called */
 	if (pspawn_check_main(&text) < 0) {
 		sys_write(p->verdict, reason, text.at ? text.at : 1);
 		sys_exit(1);
 	}
-	sys_prctl(PR_SET_NAME, (unsigned long)"pspawn-proxy", 0, 0, 0);
 	p->fork_point = PSPAWN_MAIN;
 	sys_write(p->verdict, "Y", 1);
 	sys_close(p->verdict);

@@ -21,7 +21,8 @@ struct proxy {
 	char **argv, **envp; /* the vectors on the initial stack, which _start reads: their shape never changes */
 	char *area;	     /* the strings that the kernel put there */
 	size_t area_bytes;
-	char comm[16];	       /* as exec set it */
+	size_t kept_bytes; /* of it, from the start: strings that constructors may point to, which stay as they are */
+	char comm[16];	   /* as exec set it */
 	unsigned char *random; /* AT_RANDOM's 16 bytes */
 	struct prctl_mm_map map;
 	struct pspawn_batch *batch; /* mapped while a climb or a vector call needs it */

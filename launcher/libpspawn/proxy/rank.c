@@ -47,12 +47,12 @@ static const char *at(uint64_t offset)
 static char **place_vectors(uint32_t argc, uint32_t envc, size_t strings)
 {
 	struct proxy *p = &pspawn_proxy;
-	size_t need = ((size_t)argc + envc + 2) * sizeof(char *) + 16;
+	size_t need = ((size_t)argc + envc + 2) * sizeof(char *) + 16, room = p->area_bytes - p->kept_bytes;
 	char **vectors;
 
 	if ((int)argc == p->argc && (int)envc == p->envc)
-		return strings <= p->area_bytes ? p->argv : NULL;
-	if (p->fork_point != PSPAWN_MAIN || p->area_bytes < need || strings > p->area_bytes - need)
+		return strings <= room ? p->argv : NULL;
+	if (p->fork_point != PSPAWN_MAIN || room < need || strings > room - need)
 		return NULL;
 	vectors = (char **)(((uintptr_t)p->area + p->area_bytes - need + 15) & ~(uintptr_t)15);
 	p->argv = vectors;
@@ -67,13 +67,14 @@ static char **place_vectors(uint32_t argc, uint32_t envc, size_t strings)
 /*
  * The kernel put argv's and the environment's strings into one area at the top of the stack, with room to spare that
  * the caller made (PSPAWN_STRINGS_PAD). The new strings go there, the pointers follow, and the bounds that
- * /proc/PID/cmdline and environ show are set by PR_SET_MM_MAP, which needs no privilege (Linux 3.18).
+ * /proc/PID/cmdline and environ show are set by PR_SET_MM_MAP, which needs no privilege (Linux 3.18). From main on
+ * they go behind the strings that the constructors saw, which may have kept what getenv returned.
  */
 long pspawn_apply_strings(const struct pspawn_slot *slot)
 {
 	struct proxy *p = &pspawn_proxy;
 	size_t total = slot->argv_bytes + slot->env_bytes;
-	char *s = p->area, *end = p->area + total;
+	char *s = p->area + p->kept_bytes, *end = s + total;
 
 	if (!place_vectors(slot->argc, slot->envc, total))
 		return -E2BIG;
@@ -86,6 +87,7 @@ long pspawn_apply_strings(const struct pspawn_slot *slot)
 		*(i < p->argc ? &p->argv[i] : &p->envp[i - p->argc]) = s;
 		s += raw_strlen(s) + 1;
 	}
+	p->map.arg_start = (unsigned long)(p->area + p->kept_bytes);
 	p->map.arg_end = p->map.arg_start + slot->argv_bytes;
 	p->map.env_start = p->map.arg_end;
 	p->map.env_end = p->map.env_start + slot->env_bytes;
