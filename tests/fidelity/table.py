@@ -6,9 +6,11 @@ differences (docs: "What a rank sees, and what differs outside"); anything else 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 Probe = dict[str, Any]
@@ -76,7 +78,9 @@ def _descriptors(fds: list[dict[str, Any]], probe: Probe) -> list[dict[str, Any]
             target = target.rpartition("_")[0]
         elif re.search(r"/(ompi|prte|pmix)\.", target):
             target = _digits(target)
-        result.append({**fd, "target": target})
+        # Hydra leaves ends of other ranks' pipes open, and makes them non-blocking some time later.
+        late = target.startswith("pipe") and fd["fd"] > 2
+        result.append({**fd, "target": target, "flags": fd["flags"] & ~os.O_NONBLOCK if late else fd["flags"]})
     return result
 
 
@@ -94,6 +98,9 @@ def _set_without_ours(text: str, probe: Probe) -> list[str]:
 
 def _objects(names: list[str], probe: Probe) -> list[str]:
     return [name for name in names if not OURS.match(name)]
+
+
+_OURS_NOW = {os.readlink(link) for link in Path("/proc/self/ns").iterdir()}
 
 
 def _status(values: dict[str, str], probe: Probe) -> dict[str, str]:
@@ -131,7 +138,7 @@ _OBJECT = "one pspawn object is mapped"
 EQUAL = """
     argc argv cmdline comm exe cwd root invocation invocation_short umask rlimits sigactions sigaltstack_off sigmask
     sched nice ioprio affinity mempolicy cpus_online cpus_configured get_nprocs prctl pdeathsig subreaper personality
-    posix_timers oom_score_adj coredump_filter cgroup loginuid lsm timens namespaces leads_session tty
+    posix_timers oom_score_adj coredump_filter cgroup loginuid lsm timens leads_session tty
     tty_group controlling_terminal exit_signal no_children shared_with_parent auxv_keys
     auxv_is_getauxval auxv execfn platform argv_pointers_in argv_strings_in environ_pointers_in environ_strings_in
     envp_is_environ envp_follows_argv arg_start_is_argv env_start_is_environ startstack_in
@@ -148,6 +155,8 @@ TABLE: dict[str, Row] = {
         Row("fds", _descriptors),
         Row("status", _status),
         Row("strings_contiguous", lambda value, probe: value or any(_is_cut(s) for s in probe["environ"])),
+        # A namespace made for one launch is another one in the next.
+        Row("namespaces", lambda names, probe: [name if name in _OURS_NOW else "another" for name in names]),
         # Those of the processor go on counting while one looks.
         Row("itimers", lambda timers, probe: [round(t / 1e6) for t in timers]),
         Row("random", distinct=True),
