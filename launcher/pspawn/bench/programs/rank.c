@@ -1,6 +1,6 @@
 /*
  * rank: what mpirun starts. It adds the time at which it entered main to the file PSPAWN_BENCH_STAMPS and returns; an
- * argument says how many seconds it stays before.
+ * argument says how many ms it stays before.
  */
 #include <fcntl.h>
 #include <stdlib.h>
@@ -18,6 +18,6 @@ int main(int argc, char **argv)
 		return 1;
 	close(fd);
 	if (argc == 2)
-		sleep((unsigned)atoi(argv[1]));
+		usleep((unsigned)atoi(argv[1]) * 1000u);
 	return 0;
 }
