@@ -145,7 +145,7 @@ def mpirun(
     """pspawn-mpirun against the same mpirun without it.
 
     Times are from the real mpirun's exec to the last rank in main, and to mpirun's exit, of a program that returns at
-    once (under Open MPI 4, which then often hangs by itself, it stays for 300 ms, which are taken off). CPU is that of
+    once (under Open MPI, which then often hangs by itself, it stays for 300 ms, which are taken off). CPU is that of
     all processes of a launch from there on, forked ranks among them. What pspawn-mpirun itself costs before is given
     apart, and so is the private memory of a waiting stub.
 
