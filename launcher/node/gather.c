@@ -346,6 +346,8 @@ static void kill_processes(const struct context *c)
 		kill(c->c.pid, SIGKILL);
 	if (c->c.serving > 0 && c->c.serving != c->c.pid && !c->serving_gone)
 		kill(c->c.serving, SIGKILL);
+	if (c->arena.batch && c->arena.batch->leader > 0 && !c->leader_ended)
+		kill(c->arena.batch->leader, SIGKILL); /* waited for by nobody but the proxy */
 }
 
 /* Strings as the vector that exec wants; owned by the caller. */
@@ -906,7 +908,7 @@ static bool contexts_final(struct gatherer *g)
 /* What one slot needs beyond the key: the same shape and room in the proxy's argument area. */
 static const char *slot_refusal(const struct context *c, const struct pair *p)
 {
-	if ((uint64_t)p->a.argv_bytes + p->a.env_bytes > c->c.area_bytes)
+	if (c->c.fork_point < PSPAWN_MAIN && (uint64_t)p->a.argv_bytes + p->a.env_bytes > c->c.area_bytes)
 		return "its arguments and environment are larger than the proxy's";
 	return NULL;
 }

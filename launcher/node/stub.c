@@ -34,7 +34,7 @@ struct stub {
 	struct engine_job job;
 	uint64_t sigmask; /* as the engine left it */
 	struct raw_rlimit nofile;
-	int sock, channel, pidfd, rank_pid, in_group;
+	int sock, sock_died, channel, pidfd, rank_pid, in_group;
 	int fds[MAX_FDS], nfds;
 	int64_t start_us;
 	struct pspawn_arrival arrival;
@@ -456,6 +456,7 @@ static void start_gatherer(int listener)
 	char path[PATH_MAX];
 	struct raw_text t = {path, sizeof path, 0};
 	char *argv[2] = {path, NULL};
+	int subreaper = 0;
 	uint64_t ignore[4] = {1 /* SIG_IGN */, 0, 0, 0}, old[4] = {0, 0, 0, 0};
 	long n = sys4(__NR_readlinkat, RAW_AT_FDCWD, "/proc/self/exe", path, sizeof path - 1), pid;
 
@@ -468,10 +469,16 @@ static void start_gatherer(int listener)
 	/* With SIGCHLD ignored the child in between is reaped without a trace in this process's rusage, which a plain
 	 * launch would hand on to the rank. */
 	sys4(__NR_rt_sigaction, 17 /* SIGCHLD */, ignore, old, 8);
+	/* and the gatherer must not become the child of a stub, and so of its rank, that is a subreaper */
+	sys_prctl(PR_GET_CHILD_SUBREAPER, (unsigned long)&subreaper, 0, 0, 0);
+	if (subreaper)
+		sys_prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0);
 	pid = sys5(__NR_clone, 17, 0, 0, 0, 0);
 	if (pid > 0)
 		sys4(__NR_wait4, pid, NULL, 0x40000000 /* __WALL */, NULL);
 	sys4(__NR_rt_sigaction, 17, old, NULL, 8);
+	if (subreaper && pid != 0)
+		sys_prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
 	if (pid != 0)
 		return;
 	/* Hydra gives each stub a session; the gatherer must not live in the session of one of them. */
@@ -517,7 +524,7 @@ static int meet_gatherer(void)
 			return 0;
 		}
 		sys_close((int)sock);
-		if (ret != -ECONNREFUSED && ret != -EINTR)
+		if (ret != -ECONNREFUSED && ret != -ECONNRESET && ret != -EINTR)
 			return (int)ret;
 		sock = sys3(__NR_socket, AF_UNIX, SOCK_SEQPACKET_CLOEXEC, 0);
 		if (sock < 0)
@@ -586,6 +593,12 @@ static uint32_t strings_bytes(char **strings)
 	return total > PSPAWN_BLOB_MAX ? PSPAWN_BLOB_MAX : (uint32_t)total;
 }
 
+static const char *gatherer_gone(void)
+{
+	stub.sock_died = 1;
+	return "the gatherer died";
+}
+
 /* Sends the execution context: the arrival with the rank's end of the channel, its strings, and, into the channel,
  * the descriptors, which wait there for the rank. */
 static const char *arrive(void)
@@ -640,20 +653,19 @@ static const char *arrive(void)
 		ret = raw_send(stub.channel, "F", 1, stub.fds + i,
 			       stub.nfds - i < RAW_MAX_FDS ? stub.nfds - i : RAW_MAX_FDS, RAW_MSG_DONTWAIT);
 	if (ret < 0)
-		return ret == -ETOOMANYREFS || ret == -EAGAIN ? "too many descriptors are in flight"
-							      : "the gatherer does not take the descriptors";
+		return ret == -ETOOMANYREFS || ret == -EAGAIN ? "too many descriptors are in flight" : gatherer_gone();
 	if ((ret = put(stub.path, a->path_bytes)) < 0 || (ret = put(cwd, a->cwd_bytes)) < 0 ||
 	    (ret = put(cgroup, a->cgroup_bytes)) < 0 || (ret = put(label, a->label_bytes)) < 0 ||
 	    (ret = put(stub.report ? stub.report : "", a->report_bytes)) < 0 ||
 	    (ret = put(stub.domains ? stub.domains : "", a->domains_bytes)) < 0 ||
 	    (ret = put(stub.refusal ? stub.refusal : "", a->refusal_bytes)) < 0)
-		return "the gatherer is gone";
+		return gatherer_gone();
 	for (char **s = stub.argv; *s && ret >= 0; s++)
 		ret = put(*s, raw_strlen(*s) + 1);
 	for (char **s = stub.envp; *s && ret >= 0; s++)
 		ret = put(*s, raw_strlen(*s) + 1);
 	if (ret < 0 || put(stub.fds, (size_t)stub.nfds * sizeof *stub.fds) < 0 || flush() < 0)
-		return "the gatherer is gone";
+		return gatherer_gone();
 	return NULL;
 }
 
@@ -674,8 +686,10 @@ static const char *await_prepared(struct gather_msg *msg)
 		n = raw_recv(stub.sock, msg, sizeof *msg, NULL, NULL, RAW_MSG_DONTWAIT);
 		if (n == -EAGAIN)
 			continue;
-		if (n != sizeof *msg)
+		if (n != sizeof *msg) {
+			stub.sock_died = 1;
 			return "the gatherer died";
+		}
 		heard = raw_monotonic_us();
 		msg->reason[sizeof msg->reason - 1] = 0;
 		if (msg->kind == GATHER_PLAIN)
@@ -683,6 +697,30 @@ static const char *await_prepared(struct gather_msg *msg)
 		if (msg->kind == GATHER_PREPARED)
 			return NULL;
 	}
+}
+
+/* Meets the gatherer, hands over and waits for its word: NULL if the rank is prepared, or why it must be exec'd. */
+static const char *negotiate(struct gather_msg *msg)
+{
+	const char *why;
+
+	if (stub.sock >= 0)
+		sys_close(stub.sock);
+	if (stub.channel >= 0)
+		sys_close(stub.channel);
+	stub.sock = stub.channel = -1;
+	stub.sock_died = 0;
+	stub.buffered = 0;
+	if (meet_gatherer() < 0)
+		return "the gatherer cannot be reached";
+	if (!gatherer_is_ours())
+		return "another user holds the gatherer's address";
+	STUB_TEST_STOP("connected");
+	why = arrive();
+	if (why)
+		return why;
+	STUB_TEST_STOP("arrived");
+	return await_prepared(msg);
 }
 
 /* ---- the rank's life ---- */
@@ -893,16 +931,14 @@ void stub_main(long *stack)
 		stub.arrival.key.envc++;
 	pspawn_take_inherited(&stub.arrival.key.inherited);
 	STUB_TEST_STOP("started");
-	if (meet_gatherer() < 0)
-		launch_plainly("the gatherer cannot be reached");
-	if (!gatherer_is_ours())
-		launch_plainly("another user holds the gatherer's address");
-	STUB_TEST_STOP("connected");
-	why = arrive();
-	if (why)
-		launch_plainly(why);
-	STUB_TEST_STOP("arrived");
-	why = await_prepared(&msg);
+	why = negotiate(&msg);
+	/* Stubs that come later start another gatherer, which must not wait for this one: tell it too. A dying process's
+	 * descriptors are closed last to first, so its listening socket still takes connections for a moment. */
+	for (int attempt = 0; why && stub.sock_died && attempt < 20; attempt++) {
+		stub.refusal = why;
+		raw_sleep_ms(1);
+		negotiate(&msg);
+	}
 	if (why)
 		launch_plainly(why);
 	stub.rank_pid = msg.pid;

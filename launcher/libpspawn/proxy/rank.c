@@ -40,46 +40,60 @@ static const char *at(uint64_t offset)
 }
 
 /*
- * Where the pointers to `argc` arguments and `envc` variables go: into the vectors on the initial stack, which _start
- * and the constructors read. Only main, which is called with them, can be given others; these lie at the end of the
- * area. NULL if they have no place.
+ * Where a rank's strings go: over those that the kernel put at the top of the stack for the proxy, which the caller
+ * made longer than needed (PSPAWN_STRINGS_PAD). From main on they go behind the strings that the constructors saw, which
+ * may have kept what getenv returned, and into memory of their own where they do not fit. NULL if there is no place.
  */
-static char **place_vectors(uint32_t argc, uint32_t envc, size_t strings)
+static char *place_strings(size_t bytes)
 {
 	struct proxy *p = &pspawn_proxy;
-	size_t need = ((size_t)argc + envc + 2) * sizeof(char *) + 16, room = p->area_bytes - p->kept_bytes;
-	char **vectors;
+	void *map;
 
-	if ((int)argc == p->argc && (int)envc == p->envc)
-		return strings <= room ? p->argv : NULL;
-	if (p->fork_point != PSPAWN_MAIN || room < need || strings > room - need)
+	if (bytes <= p->area_bytes - p->kept_bytes)
+		return p->area + p->kept_bytes;
+	if (p->fork_point != PSPAWN_MAIN)
 		return NULL;
-	vectors = (char **)(((uintptr_t)p->area + p->area_bytes - need + 15) & ~(uintptr_t)15);
-	p->argv = vectors;
-	p->argc = (int)argc;
-	p->argv[argc] = NULL;
-	p->envp = vectors + argc + 1;
-	p->envc = (int)envc;
-	p->envp[envc] = NULL;
-	return vectors;
+	map = sys_mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	return raw_map_failed(map) ? NULL : map;
 }
 
 /*
- * The kernel put argv's and the environment's strings into one area at the top of the stack, with room to spare that
- * the caller made (PSPAWN_STRINGS_PAD). The new strings go there, the pointers follow, and the bounds that
- * /proc/PID/cmdline and environ show are set by PR_SET_MM_MAP, which needs no privilege (Linux 3.18). From main on
- * they go behind the strings that the constructors saw, which may have kept what getenv returned.
+ * Where the pointers to `argc` arguments and `envc` variables go: into the vectors on the initial stack, which _start
+ * and the constructors read. Only main, which is called with them, can be given others; these lie at `place`, behind
+ * the strings.
  */
+static long place_vectors(uint32_t argc, uint32_t envc, char *place)
+{
+	struct proxy *p = &pspawn_proxy;
+
+	if ((int)argc == p->argc && (int)envc == p->envc)
+		return 0;
+	if (p->fork_point != PSPAWN_MAIN)
+		return -E2BIG;
+	p->argv = (char **)(((uintptr_t)place + 15) & ~(uintptr_t)15);
+	p->argc = (int)argc;
+	p->argv[argc] = NULL;
+	p->envp = p->argv + argc + 1;
+	p->envc = (int)envc;
+	p->envp[envc] = NULL;
+	return 0;
+}
+
+/* The strings, the pointers to them, and the bounds that /proc/PID/cmdline and environ show, which are set by
+ * PR_SET_MM_MAP: it needs no privilege (Linux 3.18). */
 long pspawn_apply_strings(const struct pspawn_slot *slot)
 {
 	struct proxy *p = &pspawn_proxy;
 	size_t total = slot->argv_bytes + slot->env_bytes;
-	char *s = p->area + p->kept_bytes, *end = s + total;
+	size_t vectors = ((size_t)slot->argc + slot->envc + 2) * sizeof(char *) + 16;
+	int same_shape = (int)slot->argc == p->argc && (int)slot->envc == p->envc;
+	char *s = place_strings(total + (same_shape ? 0 : vectors)), *end = s + total;
 
-	if (!place_vectors(slot->argc, slot->envc, total))
+	if (!s || place_vectors(slot->argc, slot->envc, end) < 0)
 		return -E2BIG;
 	if (slot->strings > p->batch_bytes || total > p->batch_bytes - slot->strings)
 		return -EPROTO;
+	p->map.arg_start = (unsigned long)s;
 	raw_copy(s, at(slot->strings), total);
 	for (int i = 0; i < p->argc + p->envc; i++) {
 		if (s >= end)
@@ -87,7 +101,6 @@ long pspawn_apply_strings(const struct pspawn_slot *slot)
 		*(i < p->argc ? &p->argv[i] : &p->envp[i - p->argc]) = s;
 		s += raw_strlen(s) + 1;
 	}
-	p->map.arg_start = (unsigned long)(p->area + p->kept_bytes);
 	p->map.arg_end = p->map.arg_start + slot->argv_bytes;
 	p->map.env_start = p->map.arg_end;
 	p->map.env_end = p->map.env_start + slot->env_bytes;
