@@ -18,7 +18,11 @@ def test_timeout(launcher: Launcher, fork_point: str) -> None:
     app = [str(life), "wait", str(file)]
     plain = launcher.run(app, **how)  # type: ignore[arg-type]
     ours = launcher.run(app, pspawn=Pspawn(fork_point), **how)  # type: ignore[arg-type]
-    assert plain.rc != 0
-    assert ours.rc == plain.rc, f"{plain}\n{ours}"
+    if launcher.mpi.name == "mpich5":
+        # Its return code is now and then 0, plain too, after an assertion of hydra_pmi_proxy.
+        assert "TIMED OUT" in plain.stdout + plain.stderr, plain
+        assert "TIMED OUT" in ours.stdout + ours.stderr, ours
+    else:
+        assert ours.rc == plain.rc != 0, f"{plain}\n{ours}"
     assert ours.seconds < plain.seconds + 3
     assert_forked(ours.report, 4, fork_point)

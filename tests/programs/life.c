@@ -8,11 +8,13 @@
 //   wait FILE           the same, then waits for its end
 //   linger FILE MS      the same, then stays for so long
 //   cat                 rank 0 copies standard input to standard output
+//   take BYTES           rank 0 copies so much, without waiting for the end of file
 //   flood BYTES         this many bytes to standard output, in lines that name rank and number
 //   stop FILE           as wait, but dies of SIGTERM only after writing "term <rank>\n" to FILE
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -98,12 +100,14 @@ static void flood(long bytes)
 	fflush(stdout);
 }
 
-static void copy(void)
+static void copy(long bytes)
 {
 	char block[65536];
 	ssize_t n;
-	while ((n = read(0, block, sizeof block)) > 0)
+	while (bytes > 0 && (n = read(0, block, sizeof block)) > 0) {
 		fwrite(block, 1, n, stdout);
+		bytes -= n;
+	}
 	fflush(stdout);
 }
 
@@ -149,7 +153,10 @@ int main(int argc, char **argv)
 		wait_for_the_end();
 	} else if (!strcmp(habit, "cat")) {
 		if (!rank)
-			copy();
+			copy(LONG_MAX);
+	} else if (!strcmp(habit, "take")) {
+		if (!rank)
+			copy(atol(argv[2]));
 	} else if (!strcmp(habit, "flood")) {
 		flood(atol(argv[2]));
 	} else if (strcmp(habit, "once")) {
