@@ -63,6 +63,7 @@ static inline long sys6(long n, long a, long b, long c, long d, long e, long f)
 #define RAW_POLLIN 1
 #define RAW_POLLERR 8
 #define RAW_POLLHUP 16
+#define RAW_POLLNVAL 32
 #define RAW_NSIG 64
 
 struct raw_pollfd {
