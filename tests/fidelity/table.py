@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,12 @@ def _group_is_stubs(plain: Probe, ours: Probe) -> bool:
     return ours["leads_group"] == plain["leads_group"] or ours["group_leader"] == "pspawn-stub"
 
 
+def _same_or_large(name: str, plain: Probe, ours: Probe) -> bool:
+    """On the stack, or, where they do not fit there behind the constructors' own, in memory without a name."""
+    size = sum(len(s) + 1 for s in (*ours["argv"], *ours["environ"]))
+    return ours[name] == plain[name] or (ours[name] == "" and size > 100_000)
+
+
 def _waited(probe: Probe) -> bool:
     return bool(probe["children_faults"])
 
@@ -129,6 +136,8 @@ def _kept_or_stub(plain: Probe, ours: Probe) -> bool:
     return ours["group_leader"] in (plain["group_leader"], "pspawn-stub")
 
 
+_STRINGS = ("argv_strings_in", "environ_strings_in")
+_LARGE = "at main arguments and environment of more than about 120 KB lie in memory of their own"
 _PID = "the rank's pid is not the one that the launcher knows"
 _PPID = "its parent is pspawn's gatherer"
 _GROUP = "under Open MPI a rank is in its stub's process group instead of its own"
@@ -140,7 +149,7 @@ EQUAL = """
     sched nice ioprio affinity mempolicy cpus_online cpus_configured get_nprocs prctl pdeathsig subreaper personality
     posix_timers oom_score_adj coredump_filter cgroup loginuid lsm timens leads_session tty
     tty_group controlling_terminal exit_signal no_children shared_with_parent auxv_keys
-    auxv_is_getauxval auxv execfn platform argv_pointers_in argv_strings_in environ_pointers_in environ_strings_in
+    auxv_is_getauxval auxv execfn platform argv_pointers_in environ_pointers_in
     envp_is_environ envp_follows_argv arg_start_is_argv env_start_is_environ startstack_in
     start_code_fits brk_grows brk_in stack_grows mutex_owner_is_tid mutex_relock_seen tid_is_pid pthread_kill_0
     robust_list rseq rseq_cpu thread_starts pthread_stack malloc_arenas malloc_fill dlopen streams locale errno_fresh
@@ -151,6 +160,7 @@ TABLE: dict[str, Row] = {
     for row in (
         *(Row(name) for name in EQUAL),
         Row("environ", _environ),
+        *(Row(name, differs=_LARGE, holds=partial(_same_or_large, name)) for name in _STRINGS),
         Row("proc_environ", _environ_block),
         Row("fds", _descriptors),
         Row("status", _status),

@@ -41,7 +41,10 @@ def test_signal_to_mpirun(launcher: Launcher, number: int, fork_point: str, door
     life = str(launcher.compile("life.c", flags=["-DWITH_MPI"]))
     plain, plain_survivors = end_by(launcher, life, number, None)
     ours, our_survivors = end_by(launcher, life, number, Pspawn(fork_point, door=door))
-    if not (launcher.mpi.name == "mpich4" and number != signal.SIGKILL):
+    if launcher.mpi.name == "mpich5":
+        # Documented: Hydra ors the wait statuses, and may kill a stub before it has died as its rank did.
+        assert ours.rc in (plain.rc, plain.rc | signal.SIGKILL), f"{plain}\n{ours}"
+    elif not (launcher.mpi.name == "mpich4" and number != signal.SIGKILL):
         # MPICH 4 gives one of two codes by chance, without pspawn too.
         assert ours.rc == plain.rc, f"{plain}\n{ours}"
     assert len(our_survivors) <= len(plain_survivors), f"{our_survivors} outlived mpirun, plain {plain_survivors}"
