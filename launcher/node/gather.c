@@ -1245,6 +1245,8 @@ static void tick(struct gatherer *g)
 
 		if (c->ended_us && now - c->ended_us > PROXY_GRACE_US)
 			kill_processes(c); /* stopped, or stuck in a constructor */
+		/* a climber that ends before the proxy that it came from is that one's to reap */
+		c->serving_gone |= c->ended_us && c->c.serving > 0 && kill(c->c.serving, 0) < 0;
 		if (c->state != CONTEXT_STARTING && c->state != CONTEXT_CLIMBING)
 			continue;
 		if (c->state == CONTEXT_STARTING && pspawn_runs_astray(c->c.pid)) {

@@ -273,7 +273,8 @@ static int climb(void)
 		ret = pid < 0 ? 0 : sys_poll(wait, 2, left > 0 ? left : 0);
 		if (ret == -EINTR)
 			continue;
-		if (wait[1].revents & (RAW_POLLHUP | RAW_POLLERR)) { /* the caller is gone */
+		/* the verdict first: if this process was slow, the climber has served meanwhile and the caller hung up */
+		if (!wait[0].revents && wait[1].revents & (RAW_POLLHUP | RAW_POLLERR)) { /* the caller is gone */
 			sys_kill(pid, 9);
 			while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
 				;
