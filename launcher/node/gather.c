@@ -118,7 +118,7 @@ static void dismiss(struct gatherer *g, struct pair *p, const char *reason)
 	p->state = PAIR_PLAIN;
 	xclose(&p->channel);
 	report_before_last(g);
-	tell(p, GATHER_PLAIN, 0, reason, -1);
+	tell(p, GATHER_PLAIN, p->awaits_inner, reason, -1);
 }
 
 static void remove_core_dir(struct pair *p)
@@ -1030,6 +1030,8 @@ static void conclude(struct gatherer *g, struct context *c)
 		} else {
 			if (slot->pid > 0)
 				kill(slot->pid, SIGKILL); /* at the gate at most; our child, or gone already */
+			if (c->arena.batch->leader > 0 && !c->leader_ended)
+				kill(c->arena.batch->leader, SIGKILL); /* it holds the stubs' descriptors */
 			snprintf(reason, sizeof reason, "the fork failed at step %s: %s",
 				 pspawn_step_name((int)slot->step), strerror(slot->err));
 			dismiss(g, p, reason);
@@ -1233,6 +1235,15 @@ static void tick(struct gatherer *g)
 	if (now - g->last_heartbeat_us < PSPAWN_HEARTBEAT_MS * 1000)
 		return;
 	g->last_heartbeat_us = now;
+	for (int i = 0; i < g->npairs; i++) {
+		struct pair *p = g->pairs[i];
+
+		if (p->state != PAIR_COMMITTED || p->rank_ended || kill(p->rank_pid, 0) == 0)
+			continue;
+		p->rank_ended = true; /* gone without a status: never wait for ever */
+		p->status = 255 << 8;
+		mirror(g, p);
+	}
 	for (int i = 0; i < g->npairs; i++)
 		if (g->pairs[i]->awaits_inner && has_ended(g->pairs[i]->stub_pid))
 			g->pairs[i]->awaits_inner = false; /* the wrapper ended without another stub */
@@ -1308,6 +1319,8 @@ static int start(struct gatherer *g)
 	sigset_t all;
 	ssize_t n = readlink("/proc/self/exe", g->proxy_object, sizeof g->proxy_object - 32);
 
+	/* A stub may have come with SIGCHLD ignored, and then the kernel would keep every status from us. */
+	signal(SIGCHLD, SIG_DFL);
 	sigfillset(&all);
 	sigprocmask(SIG_SETMASK, &all, NULL);
 	sigemptyset(&all);

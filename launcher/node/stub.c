@@ -32,6 +32,7 @@ struct stub {
 	const char *refusal; /* why this process cannot be handed over; the gatherer is told all the same */
 	const char *fork_point, *report, *domains, *bind_to, *engine_name, *timeout;
 	int require, verbose, off, found;
+	int wraps; /* what it execs starts another stub, for which --pspawn-require holds */
 	struct engine_job job;
 	uint64_t sigmask; /* as the engine left it */
 	struct raw_rlimit nofile;
@@ -141,7 +142,7 @@ static void __attribute__((noreturn)) launch_plainly(const char *why)
 {
 	if (stub.found < 0)
 		leave(stub.found);
-	if (stub.require) {
+	if (stub.require && !stub.wraps) {
 		complain("not launched, because --pspawn-require forbids a plain launch: ", why, "", "");
 		sys_exit(1);
 	}
@@ -221,6 +222,9 @@ static void parse_arguments(int argc, char **argv, char **envp)
 			sys_exit(2);
 		}
 	}
+	/* PSPAWN_REPORT=1 asks pspawn-mpirun for a table; a file has an absolute path */
+	if (stub.report && stub.report[0] != '/' && !raw_starts(stub.report, "%2F"))
+		stub.report = NULL;
 	if (i >= argc)
 		usage(2);
 	stub.argc = argc - i;
@@ -723,8 +727,10 @@ static const char *await_prepared(struct gather_msg *msg)
 		}
 		heard = raw_monotonic_us();
 		msg->reason[sizeof msg->reason - 1] = 0;
-		if (msg->kind == GATHER_PLAIN)
+		if (msg->kind == GATHER_PLAIN) {
+			stub.wraps = msg->status != 0;
 			return msg->reason;
+		}
 		if (msg->kind == GATHER_PREPARED)
 			return NULL;
 	}
