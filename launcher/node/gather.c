@@ -27,9 +27,10 @@
 /* What an epoll event is about: the kind in the upper half, an index in the lower. */
 enum { ON_LISTENER, ON_SIGNAL, ON_PAIR, ON_CONTEXT };
 
-#define PROXY_GRACE_US 2000000 /* for a proxy to end after its doorbell was closed */
-#define LINGER_US 1000000      /* without a living pair, while not all of the node's stubs have arrived */
-#define RELEASE_GRACE_US 20000 /* after the last commit, until the ranks have noted their times */
+#define PROXY_GRACE_US 2000000	    /* for a proxy to end after its doorbell was closed */
+#define LINGER_US 1000000	    /* without a living pair, while not all of the node's stubs have arrived */
+#define WRAPPED_PATIENCE_US 1000000 /* for further stubs, where wrappers start them */
+#define RELEASE_GRACE_US 20000	    /* after the last commit, until the ranks have noted their times */
 
 #ifdef PSPAWN_TEST
 static void test_stop(const char *state)
@@ -43,11 +44,11 @@ static void test_stop(const char *state)
 #define test_stop(state) ((void)0)
 #endif
 
-static void watch(struct gatherer *g, int fd, unsigned kind, unsigned index)
+static bool watch(struct gatherer *g, int fd, unsigned kind, unsigned index)
 {
 	struct epoll_event ev = {.events = EPOLLIN, .data.u64 = (uint64_t)kind << 32 | index};
 
-	epoll_ctl(g->epoll, EPOLL_CTL_ADD, fd, &ev);
+	return epoll_ctl(g->epoll, EPOLL_CTL_ADD, fd, &ev) == 0;
 }
 
 static void xclose(int *fd)
@@ -129,7 +130,7 @@ static void remove_core_dir(struct pair *p)
 	if (!dir)
 		return;
 	while ((e = readdir(dir)))
-		if (e->d_type == DT_REG)
+		if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0)
 			unlinkat(dirfd(dir), e->d_name, 0);
 	closedir(dir);
 	rmdir(p->core_dir);
@@ -144,7 +145,7 @@ static int make_core_dir(struct pair *p)
 	int fd;
 
 	if (raw_read_file("/proc/sys/kernel/core_pattern", pattern, sizeof pattern) <= 0 || pattern[0] == '|' ||
-	    pattern[0] == '/')
+	    pattern[0] == '@' || pattern[0] == '/')
 		return -1;
 	snprintf(p->core_dir, sizeof p->core_dir, "/tmp/pspawn-core-XXXXXX");
 	if (!mkdtemp(p->core_dir)) {
@@ -207,11 +208,13 @@ static void accept_stubs(struct gatherer *g)
 		if (sock < 0 && (errno == EMFILE || errno == ENFILE) && g->reserve >= 0) {
 			xclose(&g->reserve);
 			sock = accept4(g->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-			if (sock >= 0)
+			if (sock >= 0) {
 				close(sock); /* this stub execs */
+				g->arrived++;
+			}
 			g->reserve = open("/dev/null", O_RDONLY | O_CLOEXEC);
-			g->arrived++;
-			continue;
+			if (sock >= 0)
+				continue;
 		}
 		if (sock < 0)
 			return;
@@ -222,7 +225,11 @@ static void accept_stubs(struct gatherer *g)
 		}
 		p->sock = sock;
 		p->stub_pid = cred.pid;
-		watch(g, sock, ON_PAIR, (unsigned)g->npairs - 1);
+		if (!watch(g, sock, ON_PAIR, (unsigned)g->npairs - 1)) {
+			xclose(&p->sock); /* unheard it would wait for ever: now it execs */
+			p->state = PAIR_LOST;
+			g->arrived++;
+		}
 	}
 }
 
@@ -405,8 +412,8 @@ static int new_context(struct gatherer *g, int pair, int domain)
 	if (pspawn_context_begin(&c->c, &origin) < 0) {
 		refuse(c, PSPAWN_PREINIT, c->c.reason);
 		c->state = CONTEXT_FAILED;
-	} else {
-		watch(g, c->c.sock, ON_CONTEXT, (unsigned)g->ncontexts);
+	} else if (!watch(g, c->c.sock, ON_CONTEXT, (unsigned)g->ncontexts)) {
+		fail_context(c, "no room to watch the proxy");
 	}
 	free(argv);
 	free(env);
@@ -613,30 +620,42 @@ static void take_arrival(struct gatherer *g, int index)
 
 /* ---- placement and the vector call ---- */
 
-/* The k-th core of those CPUs, with its hardware threads (sysfs, Documentation/admin-guide/cputopology.rst). */
+/* Takes the core of the lowest CPU out of `left`, with its hardware threads; false if there is none. sysfs, see the
+ * kernel's Documentation/admin-guide/cputopology.rst. */
+static bool take_core(uint8_t *left, uint8_t *core)
+{
+	char path[128], text[1024];
+	int cpu = 0;
+
+	while (cpu < PSPAWN_CPU_BYTES * 8 && !(left[cpu / 8] >> cpu % 8 & 1))
+		cpu++;
+	if (cpu == PSPAWN_CPU_BYTES * 8)
+		return false;
+	snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/topology/thread_siblings_list", cpu);
+	if (raw_read_file(path, text, sizeof text) <= 0 ||
+	    pspawn_parse_cpu_list(text, core, PSPAWN_CPU_BYTES, NULL) < 0)
+		memset(core, 0, PSPAWN_CPU_BYTES);
+	core[cpu / 8] |= (uint8_t)(1 << cpu % 8);
+	intersect(core, left, core);
+	for (size_t i = 0; i < PSPAWN_CPU_BYTES; i++)
+		left[i] &= (uint8_t)~core[i];
+	return true;
+}
+
+/* The k-th core of those CPUs, counted around. */
 static void narrow_to_core(uint8_t *cpus, int k)
 {
-	uint8_t left[PSPAWN_CPU_BYTES], core[PSPAWN_CPU_BYTES], found[64][PSPAWN_CPU_BYTES];
+	uint8_t left[PSPAWN_CPU_BYTES], core[PSPAWN_CPU_BYTES];
 	int ncores = 0;
 
 	memcpy(left, cpus, sizeof left);
-	for (int cpu = 0; cpu < PSPAWN_CPU_BYTES * 8 && ncores < 64; cpu++) {
-		char path[128], text[1024];
-
-		if (!(left[cpu / 8] >> cpu % 8 & 1))
-			continue;
-		snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/topology/thread_siblings_list", cpu);
-		if (raw_read_file(path, text, sizeof text) <= 0 ||
-		    pspawn_parse_cpu_list(text, core, sizeof core, NULL) < 0) {
-			memset(core, 0, sizeof core);
-			core[cpu / 8] |= (uint8_t)(1 << cpu % 8);
-		}
-		intersect(core, left, found[ncores++]);
-		for (size_t i = 0; i < sizeof left; i++)
-			left[i] &= (uint8_t)~core[i];
-	}
+	while (take_core(left, core))
+		ncores++;
+	memcpy(left, cpus, sizeof left);
+	for (int i = 0; ncores && i <= k % ncores; i++)
+		take_core(left, core);
 	if (ncores)
-		memcpy(cpus, found[k % ncores], PSPAWN_CPU_BYTES);
+		memcpy(cpus, core, sizeof core);
 }
 
 /* --pspawn-bind-to, for ranks that the engine left unbound: whose mask is more than a part of one domain. */
@@ -849,24 +868,13 @@ static void dismiss_members(struct gatherer *g, struct context *c, const char *r
 			dismiss(g, g->pairs[c->members[m]], reason);
 }
 
-/* A context has stopped somewhere: climb on, be ready, or give up. */
+/* A context has stopped somewhere; wants_climb() tells whether it goes on. */
 static void judge_context(struct gatherer *g, struct context *c)
 {
-	const struct pspawn_arrival *a = &g->pairs[c->model]->a;
-	bool asked_main = a->fork_point == PSPAWN_MAIN;
-	bool tried_main = c->state == CONTEXT_CLIMBING;
-
-	if (c->state == CONTEXT_STARTING && !same_executable(c, &a->key)) {
+	if (c->state == CONTEXT_STARTING && !same_executable(c, &g->pairs[c->model]->a.key))
 		fail_context(c, "the executable was replaced during the launch");
-		return;
-	}
-	if (c->c.fork_point >= PSPAWN_PREINIT || tried_main) {
+	else
 		c->state = CONTEXT_READY;
-		return;
-	}
-	c->state = CONTEXT_READY; /* at exec: main may still be had, but only if it was not ruled out */
-	if (a->fork_point == PSPAWN_PREINIT && !asked_main)
-		return;
 }
 
 static bool wants_climb(const struct gatherer *g, const struct context *c)
@@ -934,7 +942,7 @@ static void request(struct gatherer *g, struct context *c)
 	if (kept == 0) {
 		end_context(c, CONTEXT_CLOSED);
 	} else if (!channels || pspawn_arena_open(&c->arena, (uint32_t)kept, bytes) < 0) {
-		dismiss_members(g, c, "out of memory for the vector call");
+		dismiss_members(g, c, "no memory for the vector call (memfd)");
 		end_context(c, CONTEXT_CLOSED);
 	} else {
 		for (int m = 0; m < kept; m++) {
@@ -1063,10 +1071,28 @@ static bool everyone_arrived(const struct gatherer *g)
 	return g->local_size && g->arrived >= g->local_size && !awaits_inner(g);
 }
 
+/*
+ * How long to wait for stubs that do not come. Behind wrappers that do not exec they may come one after the other, or
+ * not all: a stub that leads neither its session nor its group is no child of an engine's daemon (of Slurm's it may be).
+ */
+static int64_t patience_us(const struct gatherer *g)
+{
+	int64_t patience = g->timeout_ms * 1000ll;
+
+	for (int i = 0; i < g->npairs; i++) {
+		const struct pair *p = g->pairs[i];
+
+		if (p->state == PAIR_CANDIDATE && p->a.engine != PSPAWN_SLURM && p->a.pgid != p->stub_pid &&
+		    p->a.sid != p->stub_pid && patience > WRAPPED_PATIENCE_US)
+			patience = WRAPPED_PATIENCE_US;
+	}
+	return patience;
+}
+
 /* Takes every step that is possible now. */
 static void advance(struct gatherer *g)
 {
-	bool waited = g->last_arrival_us && now_us() - g->last_arrival_us > g->timeout_ms * 1000ll;
+	bool waited = g->last_arrival_us && now_us() - g->last_arrival_us > patience_us(g);
 
 	if (g->phase == PHASE_COLLECT && count_in(g, PAIR_CANDIDATE) && (everyone_arrived(g) || waited))
 		close_collection(g);
@@ -1090,7 +1116,7 @@ static void hear_context(struct gatherer *g, struct context *c)
 				refuse(c, (int)msg.refused_point, c->c.reason);
 			if (c->state == CONTEXT_STARTING || c->state == CONTEXT_CLIMBING)
 				judge_context(g, c);
-		} else if (msg.kind == PSPAWN_MSG_ENDED) {
+		} else if (msg.kind == PSPAWN_MSG_ENDED) { /* SETTLED only wakes: settle() looks at the slots */
 			c->leader_ended = true;
 			c->leader_err = (int)msg.first;
 		}
@@ -1315,7 +1341,7 @@ static bool has_work(const struct gatherer *g)
 
 static int start(struct gatherer *g)
 {
-	struct rlimit nofile;
+	struct rlimit limit;
 	sigset_t all;
 	ssize_t n = readlink("/proc/self/exe", g->proxy_object, sizeof g->proxy_object - 32);
 
@@ -1329,13 +1355,17 @@ static int start(struct gatherer *g)
 		return -1;
 	g->proxy_object[n] = 0;
 	strcpy(strrchr(g->proxy_object, '/'), "/libpspawn_proxy.so");
-	if (getrlimit(RLIMIT_NOFILE, &nofile) == 0) {
-		nofile.rlim_cur = nofile.rlim_max;
-		setrlimit(RLIMIT_NOFILE, &nofile);
+	if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+		limit.rlim_cur = limit.rlim_max;
+		setrlimit(RLIMIT_NOFILE, &limit);
 	}
 	pspawn_take_inherited(&g->own);
 	raw_read_file("/proc/self/cgroup", g->own_cgroup, sizeof g->own_cgroup);
 	raw_read_file("/proc/self/attr/current", g->own_label, sizeof g->own_label);
+	if (getrlimit(RLIMIT_FSIZE, &limit) == 0) { /* it bounds memfds too; proxies get the ranks' own again */
+		limit.rlim_cur = limit.rlim_max;
+		setrlimit(RLIMIT_FSIZE, &limit);
+	}
 	prctl(PR_SET_CHILD_SUBREAPER, 1);
 	prctl(PR_SET_NAME, "pspawn-gather");
 	g->listener = PSPAWN_LISTENER_FD;
@@ -1347,9 +1377,7 @@ static int start(struct gatherer *g)
 	g->last_heartbeat_us = now_us();
 	if (g->epoll < 0 || g->sigfd < 0)
 		return -1;
-	watch(g, g->listener, ON_LISTENER, 0);
-	watch(g, g->sigfd, ON_SIGNAL, 0);
-	return 0;
+	return watch(g, g->listener, ON_LISTENER, 0) && watch(g, g->sigfd, ON_SIGNAL, 0) ? 0 : -1;
 }
 
 int main(void)

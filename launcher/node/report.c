@@ -3,6 +3,7 @@
  */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -171,6 +172,7 @@ void report_write(const struct gatherer *g)
 	char path[4096], part[4400], temporary[4500], host[256] = "";
 	const struct pair *first = NULL;
 	FILE *f;
+	int fd;
 
 	for (int i = 0; i < g->npairs && !first; i++)
 		if (g->pairs[i]->blob && g->pairs[i]->report && *g->pairs[i]->report)
@@ -182,7 +184,9 @@ void report_write(const struct gatherer *g)
 	snprintf(part, sizeof part, "%s.part-%s-%d", path, host, getpid());
 	snprintf(temporary, sizeof temporary, "%s.tmp", part);
 	umask(first->a.settings.umask);
-	f = fopen(temporary, "we");
+	unlink(temporary);
+	fd = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
+	f = fd >= 0 ? fdopen(fd, "w") : NULL;
 	if (!f)
 		return;
 	put_node(f, g, host);
