@@ -183,8 +183,8 @@ def test_mpirun_does_not_outlive_us(supervised: Supervised) -> None:
     witness = supervised.witness()
     os.kill(supervised.pid, signal.SIGKILL)
     assert supervised.process.wait(5) == -signal.SIGKILL
-    assert wait_until(lambda: not os.path.exists(f"/proc/{supervised.child}"), 2)
-    assert wait_until(lambda: not os.path.exists(f"/proc/{witness}"), 2)
+    assert wait_until(lambda: not processes.alive(supervised.child), 2)
+    assert wait_until(lambda: not processes.alive(witness), 2)
 
 
 @pytest.mark.parametrize("supervised", [{"prefix": ["nohup"]}], indirect=True, ids=["nohup"])

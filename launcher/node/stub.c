@@ -516,8 +516,9 @@ static void start_gatherer(int listener)
 		sys_prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
 	if (pid != 0)
 		return;
-	/* Hydra gives each stub a session; the gatherer must not live in the session of one of them. */
-	if (sys0(__NR_getppid) && sys1(__NR_getsid, 0) == sys0(__NR_getppid))
+	/* Hydra gives each rank a session: the gatherer must be in none of them. Elsewhere it stays in the engine's, so
+	 * that ranks can join their stubs' process groups. */
+	if (stub.job.engine == PSPAWN_HYDRA)
 		sys0(__NR_setsid);
 	else
 		sys2(__NR_setpgid, 0, 0);

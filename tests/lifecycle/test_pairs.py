@@ -39,7 +39,7 @@ def stub_of(launcher: Launcher, rank: int) -> int:
 def test_a_stub_that_is_killed_takes_its_rank_along(launcher: Launcher, fork_point: str) -> None:
     started = running(launcher, Pspawn(fork_point, door="direct"))
     os.kill(stub_of(launcher, 2), signal.SIGKILL)
-    assert processes.wait_until(lambda: not processes.read(rank_pids(launcher)[2]), 1)
+    assert processes.wait_until(lambda: not processes.alive(rank_pids(launcher)[2]), 1)
     assert started.finish(20).rc != 0
 
 
@@ -48,7 +48,7 @@ def test_a_rank_that_is_killed_takes_its_stub_along(launcher: Launcher, number: 
     started = running(launcher, Pspawn("preinit", door="direct"))
     stub = stub_of(launcher, 2)
     os.kill(rank_pids(launcher)[2], number)
-    assert processes.wait_until(lambda: (p := processes.read(stub)) is None or p.state == "Z", 1)
+    assert processes.wait_until(lambda: not processes.alive(stub), 1)
     assert started.finish(20).rc != 0
 
 
@@ -57,7 +57,7 @@ def test_all_pairs_die_with_the_gatherer(launcher: Launcher) -> None:
     (gatherer,) = processes.gatherers(launcher.mark)
     os.kill(gatherer.pid, signal.SIGKILL)
     pids = rank_pids(launcher).values()
-    assert processes.wait_until(lambda: not any(processes.read(pid) for pid in pids), 2)
+    assert processes.wait_until(lambda: not any(processes.alive(pid) for pid in pids), 2)
     assert started.finish(10).rc != 0
 
 
@@ -86,7 +86,7 @@ def signal_as_the_engine(launcher: Launcher, stub: int, number: int) -> None:
 def test_a_signal_to_a_stub_reaches_its_rank(launcher: Launcher, number: int) -> None:
     started = running(launcher, Pspawn("preinit", door="direct"))
     signal_as_the_engine(launcher, stub_of(launcher, 1), number)
-    assert processes.wait_until(lambda: not processes.read(rank_pids(launcher)[1]), 1)
+    assert processes.wait_until(lambda: not processes.alive(rank_pids(launcher)[1]), 1)
     run = started.finish(20)
     assert run.rc != 0, run
 

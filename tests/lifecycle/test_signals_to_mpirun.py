@@ -25,8 +25,8 @@ def end_by(launcher: Launcher, app: str, number: int, pspawn: Pspawn | None) -> 
     os.kill(started.mpirun_pid if number == signal.SIGKILL else started.pid, number)
     survivors: list[int] = []
     processes.wait_until(lambda: started.process.poll() is not None, 20)
-    processes.wait_until(lambda: not [pid for pid in ranks if processes.read(pid)], 2)
-    survivors = [pid for pid in ranks if processes.read(pid)]
+    processes.wait_until(lambda: not [pid for pid in ranks if processes.alive(pid)], 2)
+    survivors = [pid for pid in ranks if processes.alive(pid)]
     # Those hold mpirun's standard output and error.
     for pid in survivors:
         os.kill(pid, signal.SIGKILL)

@@ -46,6 +46,12 @@ def read(pid: int) -> Process | None:
     return Process(pid, int(fields[1]), fields[0], left.partition("(")[2], cmdline)
 
 
+def alive(pid: int) -> bool:
+    """Whether it runs: a zombie that waits for a slow init does not."""
+    found = read(pid)
+    return found is not None and found.state not in "ZX"
+
+
 def processes() -> Iterator[Process]:
     for entry in os.listdir("/proc"):
         if entry.isdigit() and (found := read(int(entry))):

@@ -201,7 +201,8 @@ static int check_attributes(struct raw_text *reason)
 {
 	uint8_t cpus[PSPAWN_CPU_BYTES];
 	struct raw_rlimit nofile = {0, 0};
-	uint64_t blocked = 0, unblockable = 1ull << (9 - 1) | 1ull << (19 - 1); /* SIGKILL, SIGSTOP */
+	/* SIGKILL and SIGSTOP; and 32 and 33, which glibc keeps for itself and never blocks (sigprocmask(3)) */
+	uint64_t blocked = 0, unblockable = 1ull << (9 - 1) | 1ull << (19 - 1) | 3ull << (32 - 1);
 	int value = 0;
 
 	sys_prctl(PR_GET_PDEATHSIG, (unsigned long)&value, 0, 0, 0);
