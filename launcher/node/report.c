@@ -182,7 +182,8 @@ void report_write(const struct gatherer *g)
 	decode(first->report, path, sizeof path);
 	gethostname(host, sizeof host - 1);
 	snprintf(part, sizeof part, "%s.part-%s-%d", path, host, getpid());
-	snprintf(temporary, sizeof temporary, "%s.tmp", part);
+	/* not a name that a reader of parts would look at */
+	snprintf(temporary, sizeof temporary, "%s.unfinished-%s-%d", path, host, getpid());
 	umask(first->a.settings.umask);
 	unlink(temporary);
 	fd = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);

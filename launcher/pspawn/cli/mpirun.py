@@ -236,7 +236,7 @@ class Reporting:
     def _remove_old_parts(self) -> None:
         from pspawn.engine import parts
 
-        for part in parts.of(self.path):
+        for part in (*parts.of(self.path), *parts.unfinished(self.path)):
             try:
                 os.unlink(part)
             except OSError as error:
@@ -244,6 +244,7 @@ class Reporting:
 
     def _write(self, launch: Launch, exit_code: int) -> None:
         from pspawn import report
+        from pspawn.engine import parts
 
         header = {
             "version": report.VERSION,
@@ -262,7 +263,7 @@ class Reporting:
                 report.write(self.file, merged.report)
             else:
                 to_stderr(report.table(report.from_dict(merged.report)))
-            for part in merged.parts:
+            for part in (*merged.parts, *parts.unfinished(self.path)):
                 os.unlink(part)
         except report.ReportError as error:
             say(str(error))
