@@ -227,7 +227,7 @@ static bool is_secure(pid_t pid)
 	for (long i = 0; i + 1 < n / (long)sizeof *auxv && auxv[i] != AT_NULL; i += 2)
 		if (auxv[i] == AT_SECURE)
 			return auxv[i + 1] != 0;
-	return n < 0; /* nothing to read: it has ended already */
+	return n == -EACCES || n == -EPERM; /* anything else: it has ended already */
 }
 
 bool pspawn_runs_astray(pid_t pid)
