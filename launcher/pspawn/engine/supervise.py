@@ -30,6 +30,8 @@ PASSED_ON = (
     signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGCONT, signal.SIGWINCH, signal.SIGURG,
 )  # fmt: skip
 
+STOPS = (signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
+
 
 Mask = set[Union[int, signal.Signals]]
 
@@ -126,7 +128,7 @@ def _stop_too(child: int, number: int) -> None:
     with open(f"/proc/{child}/stat", "rb") as file:
         if file.read().rpartition(b")")[2].split()[0] not in (b"T", b"t"):
             return  # continued meanwhile, and so were we
-    if number in (signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU):
+    if number in STOPS:
         # Ours are blocked, and may be ignored where the kernel sees nobody who could continue us.
         signal.sigtimedwait({number}, 0)
     os.kill(os.getpid(), signal.SIGSTOP)
@@ -162,6 +164,8 @@ class _Witness:
         try:
             with open(f"/proc/{self._pid}/status", "rb") as file:
                 pending = next(int(line.split()[1], 16) for line in file if line.startswith(b"ShdPnd:"))
+            if number == signal.SIGCONT and any(pending >> (stop - 1) & 1 for stop in STOPS):
+                return True  # it came to the group, which was stopped again since: that discards it (signal(7))
             if not pending >> (number - 1) & 1:
                 return False
             os.write(self._asks, bytes((number,)))
