@@ -3,7 +3,8 @@
 PYTHON ?= python3
 PACKAGES = tests/setup/packages
 PIP = -m pip --disable-pip-version-check --quiet
-PYTEST = .venv/bin/python -m pytest tests
+# Engines hang or lose a signal by themselves now and then: what fails is run once more, and the summary names it.
+PYTEST = .venv/bin/python -m pytest tests --reruns 1 -raR
 # Nothing of a user's own pspawn set-up may reach demo and tests.
 unexport PSPAWN PSPAWN_FORK_POINT PSPAWN_REPORT PSPAWN_REQUIRE PSPAWN_TIMEOUT PSPAWN_VERBOSE
 unexport PSPAWN_BIND_TO PSPAWN_ENGINE PSPAWN_DOMAINS PSPAWN_MPIRUN
