@@ -148,6 +148,8 @@ def test_we_stop_and_go_on_with_mpirun(supervised: Supervised) -> None:
         assert wait_until(lambda: len(supervised.got()) == before + 2, 5), supervised.got()  # noqa: B023
         assert supervised.got()[before:] == ["TSTP", "CONT"]
         assert supervised.state() in "SR"
+        # mpirun has said so; give us time to hear of it too: nobody stops a job within milliseconds of continuing it.
+        time.sleep(0.3)
     # Only we are continued: so is mpirun.
     os.kill(supervised.pid, signal.SIGTSTP)
     assert wait_until(lambda: supervised.state() == "T", 5)
