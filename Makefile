@@ -17,6 +17,7 @@ VENV = .venv/.pspawn-installed
 LINT = .venv/.lint-installed
 MPI_WHEELS = .test-env/openmpi5/.installed .test-env/mpich5/.installed
 MPICH4_LIB = .test-env/mpich4/lib/libmpi.so.12
+TRIXIE = .test-env/trixie/.installed
 
 .NOTPARALLEL:
 .PHONY: all demo test test-all lint format clean native examples examples-wheels \
@@ -27,10 +28,10 @@ all: packages-build native $(VENV)
 demo: packages-demo native $(VENV) examples
 	.venv/bin/python -m pspawn.bench.demo
 
-test: packages-test native $(VENV) $(MPI_WHEELS) $(MPICH4_LIB) examples examples-wheels
+test: packages-test native $(VENV) $(MPI_WHEELS) $(MPICH4_LIB) $(TRIXIE) examples examples-wheels
 	$(PYTEST) -m "not long" $(PYTEST_ARGS)
 
-test-all: packages-test native $(VENV) $(MPI_WHEELS) $(MPICH4_LIB) examples examples-wheels
+test-all: packages-test native $(VENV) $(MPI_WHEELS) $(MPICH4_LIB) $(TRIXIE) examples examples-wheels
 	$(PYTEST) -m long $(PYTEST_ARGS)
 
 lint: packages-lint $(VENV) $(LINT)
@@ -98,3 +99,7 @@ $(LINT): tests/setup/lint.txt $(VENV)
 $(MPICH4_LIB):
 	@mkdir -p $(@D)
 	ln -sf "$$(realpath "$$(gcc -print-file-name=libmpich.so.12)")" $@
+
+# Slurm as it is from 23.11 on. Without it the tests go on, and say so.
+$(TRIXIE): tests/setup/trixie
+	@tests/setup/trixie $(@D)

@@ -39,12 +39,12 @@ int main(int argc, char **argv)
 """
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[slurm.Cluster]:
-    why = slurm.missing()
+@pytest.fixture(scope="module", params=[None, slurm.TRIXIE], ids=["here", "trixie"])
+def cluster(request: pytest.FixtureRequest) -> Iterator[slurm.Cluster]:
+    why = slurm.missing(request.param)
     if why:
         pytest.skip(why)
-    with slurm.Cluster(NODES) as running:
+    with slurm.Cluster(NODES, root=request.param) as running:
         yield running
 
 
@@ -76,6 +76,11 @@ def test_srun_ends_as_without_the_stub(cluster, program, tmp_path, what):
     assert ours.returncode == plain.returncode
     assert sorted(ours.stdout.splitlines()) == sorted(plain.stdout.splitlines())
     assert len(ours.stdout.splitlines()) == NODES * RANKS
+
+
+def test_the_slurm_in_the_folder_is_the_one_that_runs(cluster):
+    version = cluster.run("sinfo", "--version").stdout
+    assert ("24.11" in version) == (cluster.root is not None), version
 
 
 def test_each_node_forks_all_its_ranks_in_one_vector_call(cluster, program, tmp_path):

@@ -2,6 +2,10 @@
 
 Each slurmd has its own host name, /dev/shm and /etc/hosts, as nodes have. Needs root and Debian's packages slurmctld,
 slurmd, slurm-client, slurm-wlm-basic-plugins and munge. Up in less than a second; taken down by pid.
+
+`Cluster(root=TRIXIE)` is a cluster of the Slurm in that folder (tests/setup/trixie makes it): daemons and commands run
+inside by chroot, each in a mount namespace of its own that has /tmp and this tree at their usual places, so paths are
+the same inside and outside.
 """
 
 from __future__ import annotations
@@ -16,20 +20,35 @@ import tempfile
 import time
 from pathlib import Path
 
+from support.build import TOP
+
+TRIXIE = TOP / ".test-env" / "trixie"
+"""Debian 13 with Slurm 24.11."""
 START_SECONDS = 20
 STOP_SECONDS = 15
+PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+
+# $1: the folder, $2: this tree. The rest is the command, started where we are.
+INSIDE = """\
+root=$1 tree=$2; shift 2
+mkdir -p "$root$tree" &&
+for place in /proc /sys /dev; do mount --rbind $place "$root$place" || exit; done &&
+mount --bind /tmp "$root/tmp" && mount --bind "$tree" "$root$tree" &&
+mount --bind /etc/hosts "$root/etc/hosts" &&
+exec chroot "$root" env -C "$PWD" "$@"
+"""
 
 
-def missing() -> str | None:
-    """Why there can be no cluster here, or None."""
+def missing(root: Path | None = None) -> str | None:
+    """Why there can be no cluster here, or none of the Slurm in a folder, or None."""
     if os.geteuid() != 0:
         return "a Slurm cluster needs root"
-    gone = [name for name in ("slurmctld", "slurmd", "srun", "munged") if not _tool(name)]
+    if root and not (root / ".installed").exists():
+        reason = root.with_name(f"{root.name}.missing")
+        return reason.read_text().strip() if reason.exists() else f"{root} is not there: make {root}/.installed"
+    path = f"{root}/usr/bin:{root}/usr/sbin" if root else PATH
+    gone = [name for name in ("slurmctld", "slurmd", "srun", "munged") if not shutil.which(name, path=path)]
     return f"not installed: {', '.join(gone)}" if gone else None
-
-
-def _tool(name: str) -> str | None:
-    return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
 
 
 def _free_ports(count: int) -> list[int]:
@@ -45,11 +64,12 @@ def _free_ports(count: int) -> list[int]:
 class Cluster:
     """`with Cluster(nodes=2) as slurm: slurm.srun("-n4", "true")`."""
 
-    def __init__(self, nodes: int = 1, cpus: int = 64, **settings: str) -> None:
+    def __init__(self, nodes: int = 1, cpus: int = 64, *, root: Path | None = None, **settings: str) -> None:
         # not below pytest's own directories, which munged's user may not enter
         self.directory = directory = Path(tempfile.mkdtemp(prefix="slurm-of-pspawn-"))
         self.nodes = nodes
         self.cpus = cpus
+        self.root = root
         self.settings = {
             "ProctrackType": "proctrack/linuxproc",
             "TaskPlugin": "task/none",
@@ -73,14 +93,20 @@ class Cluster:
     def environment(self, **extra: str) -> dict[str, str]:
         """This process's environment with the way to the cluster."""
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM", "PMI", "OMPI_", "PSPAWN"))}
-        return {**clean, "SLURM_CONF": str(self.conf), **extra}
+        return {**clean, "PATH": PATH, "SLURM_CONF": str(self.conf), **extra}
 
-    def srun(
-        self, *arguments: str, timeout: float = 60, env: dict[str, str] | None = None
+    def command(self, *words: str) -> list[str]:
+        """The words of a command, as they have to be started from outside."""
+        if self.root is None:
+            return list(words)
+        return ["unshare", "-m", "--propagation", "private", "sh", "-c", INSIDE, "sh", str(self.root), str(TOP), *words]
+
+    def run(
+        self, *words: str, timeout: float = 60, env: dict[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
-        """Runs srun; a dead slurmd makes it hang for ever, hence the deadline (seconds)."""
+        """Runs a command where the cluster is; what talks to a dead slurmd hangs for ever, hence the deadline (s)."""
         return subprocess.run(
-            ["srun", *arguments],
+            self.command(*words),
             env=self.environment(**(env or {})),
             capture_output=True,
             text=True,
@@ -88,17 +114,15 @@ class Cluster:
             check=False,
         )
 
+    def srun(
+        self, *arguments: str, timeout: float = 60, env: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs srun."""
+        return self.run("srun", *arguments, timeout=timeout, env=env)
+
     def node_states(self) -> list[str]:
         """Each node's state as sinfo shows it."""
-        shown = subprocess.run(
-            ["sinfo", "-h", "-N", "-o", "%T"],
-            env=self.environment(),
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=False,
-        )
-        return shown.stdout.split()
+        return self.run("sinfo", "-h", "-N", "-o", "%T", timeout=20).stdout.split()
 
     def _configure(self) -> None:
         d = self.directory
@@ -112,7 +136,7 @@ class Cluster:
         key = d / "munge" / "munge.key"
         key.write_bytes(os.urandom(1024))
         key.chmod(0o600)
-        subprocess.run(["chown", "-R", "munge:", str(d / "munge")], check=True)
+        self._run("chown", "-R", "munge:", str(d / "munge"))
         (d / "munge").chmod(0o755)
         (d / "etc" / "plugstack.conf").write_text("")
         (d / "etc" / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")
@@ -158,26 +182,26 @@ class Cluster:
         self.conf.write_text(text)
 
     def _run(self, *command: str) -> None:
-        done = subprocess.run(
-            command, env=self.environment(), capture_output=True, text=True, timeout=START_SECONDS, check=False
-        )
+        done = self.run(*command, timeout=START_SECONDS)
         assert done.returncode == 0, f"{' '.join(command)}: {done.stderr or done.stdout}"
 
     def _start(self) -> None:
         d = self.directory
         munge = d / "munge"
         self._run(
-            *("setpriv", "--reuid=munge", "--regid=munge", "--clear-groups", str(_tool("munged"))),
+            *("setpriv", "--reuid=munge", "--regid=munge", "--clear-groups", "munged"),
             *(f"--socket={munge}/munge.socket", f"--key-file={munge}/munge.key", f"--pid-file={munge}/munged.pid"),
             *(f"--log-file={munge}/munged.log", f"--seed-file={munge}/munged.seed", "--num-threads=2"),
         )
-        self._run(str(_tool("slurmctld")), "-i")
+        self._run("slurmctld", "-i")
         for k in range(self.nodes):
             script = (
                 f"hostname n{k} && mount -t tmpfs -o mode=1777 tmpfs /dev/shm"
-                f" && mount --bind {d}/etc/hosts /etc/hosts && exec {_tool('slurmd')} -N n{k}"
+                f" && mount --bind {d}/etc/hosts /etc/hosts && exec slurmd -N n{k}"
             )
-            self._run("unshare", "-m", "-u", "--propagation", "private", "bash", "-c", script)
+            # inside, all mounts are private already, and "/", no mount point, cannot be made so
+            propagation = "unchanged" if self.root else "private"
+            self._run("unshare", "-m", "-u", "--propagation", propagation, "bash", "-c", script)
         limit = time.monotonic() + START_SECONDS
         while self.node_states() != ["idle"] * self.nodes:
             assert time.monotonic() < limit, f"nodes did not come up: {self.node_states()}; see {d}/log"
