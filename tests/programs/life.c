@@ -3,6 +3,7 @@
 //   hello               one line with rank and size
 //   exit CODE RANK      this rank (-1: each) exits with the code
 //   die SIGNAL RANK     this rank dies of the signal, the others wait for their end
+//   fall SIGNAL RANK    this rank dies of the signal, the others end by themselves
 //   abort CODE RANK     MPI_Abort
 //   once FILE           appends "<rank> <pid>\n" to FILE; nothing else
 //   wait FILE           the same, then waits for its end
@@ -45,8 +46,8 @@ static void begin(int *argc, char ***argv)
 	MPI_Comm_size(MPI_COMM_WORLD, &size);
 #else
 	(void)argc, (void)argv;
-	static const char *const ranks[] = {"OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", NULL};
-	static const char *const sizes[] = {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", NULL};
+	static const char *const ranks[] = {"OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID", NULL};
+	static const char *const sizes[] = {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_NTASKS", NULL};
 	rank = from_environment(ranks, 0);
 	size = from_environment(sizes, 1);
 #endif
@@ -115,7 +116,8 @@ int main(int argc, char **argv)
 {
 	// An inherited record, written before anything else: what stands there has started.
 	if (argc > 2 && strstr("once wait linger stop", argv[1])) {
-		static const char *const ranks[] = {"OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", NULL};
+		static const char *const ranks[] = {"OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID",
+						    NULL};
 		rank = from_environment(ranks, 0);
 		append(argv[2]);
 	}
@@ -137,6 +139,9 @@ int main(int argc, char **argv)
 			kill(getpid(), value);
 		}
 		wait_for_the_end();
+	} else if (!strcmp(habit, "fall")) {
+		if (mine)
+			raise(value);
 #ifdef WITH_MPI
 	} else if (!strcmp(habit, "abort")) {
 		together();

@@ -6,11 +6,15 @@ slurmd, slurm-client, slurm-wlm-basic-plugins and munge. Up in less than a secon
 `Cluster(root=TRIXIE)` is a cluster of the Slurm in that folder (tests/setup/trixie makes it): daemons and commands run
 inside by chroot, each in a mount namespace of its own that has /tmp and this tree at their usual places, so paths are
 the same inside and outside.
+
+`Cluster(accounting=True)` has a slurmdbd with a MariaDB of its own, so that sacct knows what the steps were. Needs
+mariadb-server-core and slurmdbd.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
 import signal
@@ -39,7 +43,7 @@ exec chroot "$root" env -C "$PWD" "$@"
 """
 
 
-def missing(root: Path | None = None) -> str | None:
+def missing(root: Path | None = None, *, accounting: bool = False) -> str | None:
     """Why there can be no cluster here, or none of the Slurm in a folder, or None."""
     if os.geteuid() != 0:
         return "a Slurm cluster needs root"
@@ -47,7 +51,8 @@ def missing(root: Path | None = None) -> str | None:
         reason = root.with_name(f"{root.name}.missing")
         return reason.read_text().strip() if reason.exists() else f"{root} is not there: make {root}/.installed"
     path = f"{root}/usr/bin:{root}/usr/sbin" if root else PATH
-    gone = [name for name in ("slurmctld", "slurmd", "srun", "munged") if not shutil.which(name, path=path)]
+    wanted = ["slurmctld", "slurmd", "srun", "munged", *(["slurmdbd", "mariadbd"] if accounting else [])]
+    gone = [name for name in wanted if not shutil.which(name, path=path)]
     return f"not installed: {', '.join(gone)}" if gone else None
 
 
@@ -61,15 +66,46 @@ def _free_ports(count: int) -> list[int]:
     return ports
 
 
+@functools.cache
+def _empty_database() -> tempfile.TemporaryDirectory[str]:
+    """A data directory with MariaDB's own tables, to be copied; made once a session (0.4 s), gone at its end."""
+    made = tempfile.TemporaryDirectory(prefix="slurm-of-pspawn-database-")
+    tables = Path("/usr/share/mysql/mysql_system_tables.sql").read_text()
+    subprocess.run(
+        ["mariadbd", *_mariadb(Path(made.name)), "--bootstrap"],
+        input=f"create database mysql;\nuse mysql;\n{tables}",
+        env={**os.environ, "PATH": PATH},
+        text=True,
+        capture_output=True,
+        timeout=60,
+        check=True,
+    )
+    return made
+
+
+def _mariadb(data: Path) -> list[str]:
+    """Options: nothing of the host's settings, small, and no wait for the disk."""
+    return [
+        *("--no-defaults", "--user=root", f"--datadir={data}", "--skip-networking", "--innodb-log-file-size=4M"),
+        *("--innodb-data-file-path=ibdata1:4M:autoextend", "--innodb-buffer-pool-size=8M"),
+        "--innodb-flush-log-at-trx-commit=0",
+    ]
+
+
 class Cluster:
     """`with Cluster(nodes=2) as slurm: slurm.srun("-n4", "true")`."""
 
-    def __init__(self, nodes: int = 1, cpus: int = 64, *, root: Path | None = None, **settings: str) -> None:
+    def __init__(
+        self, nodes: int = 1, cpus: int = 64, *, root: Path | None = None, accounting: bool = False, **settings: str
+    ) -> None:
+        assert not (root and accounting), "no MariaDB in that folder"
         # not below pytest's own directories, which munged's user may not enter
         self.directory = directory = Path(tempfile.mkdtemp(prefix="slurm-of-pspawn-"))
         self.nodes = nodes
         self.cpus = cpus
         self.root = root
+        self.accounting = accounting
+        self.database: subprocess.Popen[bytes] | None = None
         self.settings = {
             "ProctrackType": "proctrack/linuxproc",
             "TaskPlugin": "task/none",
@@ -142,7 +178,7 @@ class Cluster:
         (d / "etc" / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")
         hosts = "".join(f"127.0.0.1 n{k}\n" for k in range(self.nodes))
         (d / "etc" / "hosts").write_text(Path("/etc/hosts").read_text() + hosts)
-        control, *ports = _free_ports(self.nodes + 1)
+        control, accountant, *ports = _free_ports(self.nodes + 2)
         host = socket.gethostname().split(".")[0]
         lines = {
             "ClusterName": "pspawn",
@@ -170,6 +206,7 @@ class Cluster:
             "PlugStackConfig": f"{d}/etc/plugstack.conf",
             "TmpFS": f"{d}/tmp/%n",
             "PropagateResourceLimits": "NONE",
+            **(self._configure_accounting(accountant) if self.accounting else {}),
             **self.settings,
         }
         text = "".join(f"{name}={value}\n" for name, value in lines.items())
@@ -180,6 +217,33 @@ class Cluster:
             )
         text += f"PartitionName=all Nodes=n[0-{self.nodes - 1}] Default=YES MaxTime=INFINITE State=UP\n"
         self.conf.write_text(text)
+
+    def _configure_accounting(self, port: int) -> dict[str, str]:
+        """Writes slurmdbd.conf; slurm.conf's own lines."""
+        d = self.directory
+        conf = d / "etc" / "slurmdbd.conf"
+        lines = {
+            "AuthType": "auth/munge",
+            "AuthInfo": f"socket={d}/munge/munge.socket",
+            "DbdHost": "localhost",
+            "DbdPort": str(port),
+            "SlurmUser": "root",
+            "PidFile": f"{d}/run/slurmdbd.pid",
+            "LogFile": f"{d}/log/slurmdbd.log",
+            "StorageType": "accounting_storage/mysql",
+            "StorageHost": "localhost",
+            "StorageUser": "root",
+            "StorageLoc": "accounting",
+        }
+        conf.write_text("".join(f"{name}={value}\n" for name, value in lines.items()))
+        conf.chmod(0o600)
+        return {
+            "AccountingStorageType": "accounting_storage/slurmdbd",
+            "AccountingStorageHost": "localhost",
+            "AccountingStoragePort": str(port),
+            "AccountingStoragePass": f"{d}/munge/munge.socket",
+            "JobAcctGatherFrequency": "task=1",
+        }
 
     def _run(self, *command: str) -> None:
         done = self.run(*command, timeout=START_SECONDS)
@@ -193,6 +257,8 @@ class Cluster:
             *(f"--socket={munge}/munge.socket", f"--key-file={munge}/munge.key", f"--pid-file={munge}/munged.pid"),
             *(f"--log-file={munge}/munged.log", f"--seed-file={munge}/munged.seed", "--num-threads=2"),
         )
+        if self.accounting:
+            self._start_accounting()
         self._run("slurmctld", "-i")
         for k in range(self.nodes):
             script = (
@@ -207,9 +273,43 @@ class Cluster:
             assert time.monotonic() < limit, f"nodes did not come up: {self.node_states()}; see {d}/log"
             time.sleep(0.05)
 
+    def _start_accounting(self) -> None:
+        d = self.directory
+        data, socket_file = d / "database", d / "run" / "database.socket"
+        shutil.copytree(_empty_database().name, data)
+        with (d / "log" / "database.log").open("wb") as log:
+            self.database = subprocess.Popen(
+                ["mariadbd", *_mariadb(data), "--skip-grant-tables", f"--socket={socket_file}"],
+                env={**os.environ, "PATH": PATH},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        limit = time.monotonic() + START_SECONDS
+        while not socket_file.exists():
+            assert self.database.poll() is None and time.monotonic() < limit, f"no MariaDB; see {d}/log"
+            time.sleep(0.02)
+        started = self.run("slurmdbd", env={"MYSQL_UNIX_PORT": str(socket_file)}, timeout=START_SECONDS)
+        assert started.returncode == 0, started
+        # answered by slurmdbd as soon as it listens
+        while (added := self.run("sacctmgr", "-i", "add", "cluster", "pspawn")).returncode != 0:
+            assert time.monotonic() < limit, f"no slurmdbd: {added.stderr}; see {d}/log"
+            time.sleep(0.05)
+
+    def accounts(self, job: int | str, fields: str = "JobID,JobName,State,ExitCode") -> list[list[str]]:
+        """What sacct knows of a job and its steps, once all have ended: a list of the fields for each."""
+        limit = time.monotonic() + START_SECONDS
+        while True:
+            done = self.run("sacct", "-n", "-P", "-j", str(job), "-o", f"State,{fields}", timeout=20)
+            found = [line.split("|") for line in done.stdout.splitlines()]
+            if found and not any(row[0] in ("RUNNING", "PENDING", "COMPLETING") for row in found):
+                return [row[1:] for row in found]
+            assert time.monotonic() < limit, f"sacct: {done.stdout or done.stderr}; see {self.directory}/log"
+            time.sleep(0.1)
+
     def _pids(self) -> list[int]:
         files = [*self.directory.glob("run/slurmd-*.pid"), *self.directory.glob("run/slurmctld.pid")]
-        files += self.directory.glob("munge/munged.pid")
+        files += [*self.directory.glob("run/slurmdbd.pid"), *self.directory.glob("munge/munged.pid")]
         return [int(f.read_text()) for f in files if f.read_text().strip()]
 
     def stop(self) -> None:
@@ -224,6 +324,9 @@ class Cluster:
         for pid in pids:
             if _alive(pid):
                 os.kill(pid, signal.SIGKILL)
+        if self.database:
+            self.database.kill()  # nothing in it is to be kept
+            self.database.wait()
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
