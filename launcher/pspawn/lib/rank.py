@@ -79,8 +79,9 @@ class Rank:
         try:
             os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
         except ChildProcessError:
-            if self.returncode is None:
-                raise
+            with self._lock:  # whoever reaps notes the code before letting go of it
+                if self.returncode is None:
+                    raise
 
     def _ended_within(self, timeout: float) -> bool:
         end = time.monotonic() + timeout
