@@ -4,6 +4,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <linux/mempolicy.h>
+#include <stddef.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -12,7 +13,8 @@
 
 int pspawn_arena_open(struct pspawn_arena *arena, uint32_t nslots, uint64_t extra_bytes)
 {
-	uint64_t fixed = sizeof(struct pspawn_batch) + nslots * sizeof(struct pspawn_slot), size;
+	uint64_t slots = sizeof(struct pspawn_batch) + nslots * sizeof(struct pspawn_result);
+	uint64_t fixed = slots + nslots * sizeof(struct pspawn_slot), size;
 	void *map;
 	int fd = memfd_create("pspawn-batch", MFD_CLOEXEC);
 
@@ -20,7 +22,9 @@ int pspawn_arena_open(struct pspawn_arena *arena, uint32_t nslots, uint64_t extr
 	arena->memfd = -1;
 	if (fd < 0)
 		return -errno;
-	size = (fixed + extra_bytes + 8ull * nslots * 4 + 64 + 4095) & ~4095ull; /* put() aligns to 8 */
+	/* put() aligns to 8 */
+	size = (fixed + nslots * sizeof(struct pspawn_settings) + extra_bytes + 8ull * nslots * 8 + 64 + 4095) &
+	       ~4095ull;
 	map = MAP_FAILED;
 	if (ftruncate(fd, (off_t)size) == 0)
 		map = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
@@ -37,6 +41,8 @@ int pspawn_arena_open(struct pspawn_arena *arena, uint32_t nslots, uint64_t extr
 	arena->batch->magic = PSPAWN_BATCH_MAGIC;
 	arena->batch->size = size;
 	arena->batch->nslots = nslots;
+	arena->batch->slots = slots;
+	arena->batch->sharers = 1;
 	return 0;
 }
 
@@ -69,17 +75,43 @@ static int proxy_policy_differs(const struct pspawn_context *ctx, const struct p
 	return want->mempolicy != ctx->base.mempolicy || memcmp(want->nodes, ctx->base.nodes, sizeof want->nodes) != 0;
 }
 
-void pspawn_slot_settings(const struct pspawn_context *ctx, struct pspawn_slot *slot,
+bool pspawn_masks_meet(const uint8_t *a, const uint8_t *b)
+{
+	for (size_t i = 0; i < PSPAWN_CPU_BYTES; i++)
+		if (a[i] & b[i])
+			return true;
+	return false;
+}
+
+/* Where the same bytes already are, if they were what was put there last; else a new place. `*last` 0: nothing yet. */
+static uint64_t put_once(struct pspawn_arena *arena, const void *data, size_t len, uint64_t *last, size_t *last_len)
+{
+	if (!*last || *last_len != len || memcmp((char *)arena->batch + *last, data, len) != 0) {
+		*last = pspawn_arena_put(arena, data, len);
+		*last_len = len;
+	}
+	return *last;
+}
+
+/* Bytes of a mask up to its last CPU, a multiple of 8: sched_setaffinity(2) takes a mask of any such length. */
+static size_t used_bytes(const uint8_t *mask, size_t size)
+{
+	while (size > 8 && !mask[size - 1])
+		size--;
+	return (size + 7) & ~(size_t)7;
+}
+
+void pspawn_slot_settings(struct pspawn_arena *arena, const struct pspawn_context *ctx, struct pspawn_slot *slot,
 			  const struct pspawn_settings *want)
 {
 	const struct pspawn_settings *base = &ctx->base;
 
-	slot->want = *want;
 	slot->signals_default = base->sigignore & ~want->sigignore;
 	slot->signals_ignore = want->sigignore & ~base->sigignore;
-	/* the batch leader raises RLIMIT_NOFILE (7): always put it back */
+	slot->sigmask = want->sigmask;
+	slot->nofile = want->rlimits[7 /* RLIMIT_NOFILE */];
 	for (int i = 0; i < PSPAWN_RLIMITS; i++)
-		if (i == 7 || memcmp(&want->rlimits[i], &base->rlimits[i], sizeof want->rlimits[i]) != 0)
+		if (i != 7 && memcmp(&want->rlimits[i], &base->rlimits[i], sizeof want->rlimits[i]) != 0)
 			slot->rlimit_set |= 1u << i;
 	slot->set |= (want->umask != base->umask ? PSPAWN_SET_UMASK : 0) |
 		     (want->nice != base->nice ? PSPAWN_SET_NICE : 0) |
@@ -92,6 +124,15 @@ void pspawn_slot_settings(const struct pspawn_context *ctx, struct pspawn_slot *
 		     (want->timerslack_ns != base->timerslack_ns ? PSPAWN_SET_TIMERSLACK : 0) |
 		     (memcmp(want->cpus, ctx->cpus, sizeof want->cpus) != 0 ? PSPAWN_SET_CPUS : 0) |
 		     (proxy_policy_differs(ctx, want) ? PSPAWN_SET_MEMPOLICY : 0);
+	slot->want = put_once(arena, want, offsetof(struct pspawn_settings, cpus), &arena->last_want,
+			      &arena->last_want_bytes);
+	if (slot->set & PSPAWN_SET_CPUS) {
+		slot->cpus_bytes = (uint32_t)used_bytes(want->cpus, sizeof want->cpus);
+		slot->cpus = put_once(arena, want->cpus, slot->cpus_bytes, &arena->last_cpus, &arena->last_cpus_bytes);
+	}
+	if (slot->set & PSPAWN_SET_MEMPOLICY)
+		slot->nodes =
+			put_once(arena, want->nodes, sizeof want->nodes, &arena->last_nodes, &arena->last_nodes_bytes);
 }
 
 int pspawn_context_request(struct pspawn_context *ctx, struct pspawn_arena *arena, const int *fds, int ncommon,

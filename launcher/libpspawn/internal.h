@@ -66,14 +66,20 @@ struct pspawn_arena {
 	struct pspawn_batch *batch; /* NULL: not open */
 	int memfd;
 	uint64_t used, size;
+	/* what pspawn_slot_settings() put last, to share it */
+	uint64_t last_want, last_cpus, last_nodes;
+	size_t last_want_bytes, last_cpus_bytes, last_nodes_bytes;
 };
 int pspawn_arena_open(struct pspawn_arena *arena, uint32_t nslots, uint64_t extra_bytes);
 uint64_t pspawn_arena_put(struct pspawn_arena *arena, const void *data,
 			  size_t len); /* its offset; extra_bytes bound it */
 void pspawn_arena_close(struct pspawn_arena *arena);
 
-/* What of `want` differs from the proxy, into slot->set and its companions. */
-void pspawn_slot_settings(const struct pspawn_context *ctx, struct pspawn_slot *slot,
+/* Have two masks of PSPAWN_CPU_BYTES a CPU in common? */
+bool pspawn_masks_meet(const uint8_t *a, const uint8_t *b);
+
+/* What of `want` differs from the proxy, into slot->set and its companions; `slot` is one of the arena's. */
+void pspawn_slot_settings(struct pspawn_arena *arena, const struct pspawn_context *ctx, struct pspawn_slot *slot,
 			  const struct pspawn_settings *want);
 
 /* One request: hands the batch over. `fds` (ncommon) go to every rank, `channels` one to each slot. */

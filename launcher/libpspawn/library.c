@@ -226,8 +226,8 @@ static int climb(struct pspawn_context *ctx)
 
 	if (rv < 0)
 		return rv;
-	pspawn_slot_settings(ctx, &arena.batch->slots[0], &ctx->base);
-	put_strings(&arena, ctx->argv, ctx->envp, &arena.batch->slots[0]);
+	pspawn_slot_settings(&arena, ctx, pspawn_slot(arena.batch, 0), &ctx->base);
+	put_strings(&arena, ctx->argv, ctx->envp, pspawn_slot(arena.batch, 0));
 	rv = pspawn_context_climb(ctx, &arena, ctx->timeout_ms);
 	pspawn_arena_close(&arena);
 	/* the proxy has the same deadline, and more to say when it is over */
@@ -550,16 +550,44 @@ static uint64_t put_path(struct pspawn_arena *arena, const char *path)
 	return pspawn_arena_put(arena, path, strlen(path) + 1);
 }
 
-static void fill_slot(struct pspawn_arena *arena, uint32_t index, const struct pspawn_task *task)
+static char *const *task_argv(const struct pspawn_task *task)
 {
-	struct pspawn_slot *slot = &arena->batch->slots[index];
+	return task->argv ? task->argv : task->context->argv;
+}
+
+static char *const *task_envp(const struct pspawn_task *task)
+{
+	return task->envp ? task->envp : task->context->envp;
+}
+
+/* The slot's strings are those of the slot before if it has the very same vectors. */
+static void share_strings(struct pspawn_slot *slot, const struct pspawn_slot *before)
+{
+	slot->argc = before->argc;
+	slot->envc = before->envc;
+	slot->argv_bytes = before->argv_bytes;
+	slot->env_bytes = before->env_bytes;
+	slot->strings = before->strings;
+}
+
+static int same_strings(const struct pspawn_task *a, const struct pspawn_task *b)
+{
+	return task_argv(a) == task_argv(b) && task_envp(a) == task_envp(b);
+}
+
+static void fill_slot(struct pspawn_arena *arena, uint32_t index, const struct pspawn_task *task,
+		      const struct pspawn_task *before)
+{
+	struct pspawn_slot *slot = pspawn_slot(arena->batch, index);
 	struct pspawn_settings want;
 	char procs[PATH_MAX + 16];
 
 	task_settings(task, &want);
-	pspawn_slot_settings(task->context, slot, &want);
-	put_strings(arena, task->argv ? task->argv : task->context->argv, task->envp ? task->envp : task->context->envp,
-		    slot);
+	pspawn_slot_settings(arena, task->context, slot, &want);
+	if (before && same_strings(before, task))
+		share_strings(slot, pspawn_slot(arena->batch, index - 1));
+	else
+		put_strings(arena, task_argv(task), task_envp(task), slot);
 	if (task->new_session)
 		slot->set |= PSPAWN_SET_SID;
 	else if (task->has_pgid)
@@ -576,11 +604,28 @@ static void fill_slot(struct pspawn_arena *arena, uint32_t index, const struct p
 	}
 }
 
-static uint64_t task_bytes(const struct pspawn_task *task)
+static uint64_t task_bytes(const struct pspawn_task *task, const struct pspawn_task *before)
 {
-	return strings_bytes(task->argv ? task->argv : task->context->argv) +
-	       strings_bytes(task->envp ? task->envp : task->context->envp) + (task->cwd ? strlen(task->cwd) + 1 : 0) +
-	       (task->cgroup ? strlen(task->cgroup) + 32 : 0);
+	uint64_t strings = before && same_strings(before, task)
+				   ? 0
+				   : strings_bytes(task_argv(task)) + strings_bytes(task_envp(task));
+
+	return strings + (task->cwd ? strlen(task->cwd) + 1 : 0) + (task->cgroup ? strlen(task->cgroup) + 32 : 0);
+}
+
+static uint32_t count_sharers(const struct pspawn_vector *v, const struct group *group)
+{
+	uint32_t n = 0;
+
+	for (size_t i = 0; i < v->ngroups; i++)
+		n += v->groups[i].ctx->fork_point != PSPAWN_EXEC &&
+		     pspawn_masks_meet(v->groups[i].ctx->cpus, group->ctx->cpus);
+	return n;
+}
+
+static const struct pspawn_task *member(const struct pspawn_vector *v, const struct group *group, size_t i)
+{
+	return &v->tasks[group->members[i]];
 }
 
 static int request_group(struct pspawn_vector *v, struct group *group, int *step)
@@ -590,22 +635,24 @@ static int request_group(struct pspawn_vector *v, struct group *group, int *step
 	int32_t numbers[RAW_MAX_FDS];
 	const int *pairs = task_fds(first, room, &nfds);
 	uint64_t bytes = sizeof numbers;
+	int common_strings = 1;
 
 	*step = PSPAWN_STEP_FDS;
 	rv = check_fds(pairs, nfds);
 	if (rv < 0)
 		return rv;
 	for (size_t i = 0; i < group->n; i++) {
-		if (!same_fds(first, &v->tasks[group->members[i]]))
+		if (!same_fds(first, member(v, group, i)))
 			return -EINVAL;
-		bytes += task_bytes(&v->tasks[group->members[i]]);
+		bytes += task_bytes(member(v, group, i), i ? member(v, group, i - 1) : NULL);
+		common_strings &= same_strings(first, member(v, group, i));
 	}
 	*step = PSPAWN_STEP_CONTEXT;
 	rv = pspawn_arena_open(&group->arena, (uint32_t)group->n, bytes);
 	if (rv < 0)
 		return rv;
 	for (size_t i = 0; i < group->n; i++)
-		fill_slot(&group->arena, (uint32_t)i, &v->tasks[group->members[i]]);
+		fill_slot(&group->arena, (uint32_t)i, member(v, group, i), i ? member(v, group, i - 1) : NULL);
 	for (int i = 0; i < nfds; i++) {
 		fds[i] = pairs[2 * i];
 		numbers[i] = pairs[2 * i + 1];
@@ -613,6 +660,8 @@ static int request_group(struct pspawn_vector *v, struct group *group, int *step
 	group->arena.batch->common_fd_numbers =
 		pspawn_arena_put(&group->arena, numbers, (size_t)nfds * sizeof *numbers);
 	group->arena.batch->gate = v->flags & PSPAWN_GATED ? PSPAWN_GATE_SHARED : PSPAWN_GATE_NONE;
+	group->arena.batch->common_strings = (uint32_t)common_strings;
+	group->arena.batch->sharers = count_sharers(v, group);
 	group->arena.batch->placed = 1;
 	return pspawn_context_request(group->ctx, &group->arena, fds, nfds, NULL);
 }
@@ -844,11 +893,11 @@ static long count_settled(const struct group *group)
 	long n = 0;
 
 	for (uint32_t i = 0; i < group->arena.batch->nslots; i++) {
-		const struct pspawn_slot *slot = &group->arena.batch->slots[i];
+		const struct pspawn_result *result = &group->arena.batch->results[i];
 
 		/* without a leader, a slot without a pid will never have one */
-		n += atomic_load(&slot->state) >= PSPAWN_SLOT_PREPARED ||
-		     (group->ended && (slot->pid == 0 || has_ended(slot->pid)));
+		n += atomic_load(&result->state) >= PSPAWN_SLOT_PREPARED ||
+		     (group->ended && (result->pid == 0 || has_ended(result->pid)));
 	}
 	return n;
 }
@@ -866,21 +915,21 @@ static void take_results(struct pspawn_vector *v, struct group *group, int err, 
 	int gone = cancelled && group->arena.batch->gate == PSPAWN_GATE_SHARED;
 
 	for (size_t i = 0; group->arena.batch && i < group->n; i++) {
-		struct pspawn_slot *slot = &group->arena.batch->slots[i];
+		struct pspawn_result *result = &group->arena.batch->results[i];
 		struct pspawn_task *task = &v->tasks[group->members[i]];
-		uint32_t state = atomic_load(&slot->state);
+		uint32_t state = atomic_load(&result->state);
 
 		if ((state == PSPAWN_SLOT_PREPARED && !gone) || state == PSPAWN_SLOT_RELEASED) {
-			task->pid = slot->pid;
+			task->pid = result->pid;
 			continue;
 		}
 		if (state == PSPAWN_SLOT_FAILED)
-			fail_task(task, (int)slot->step, slot->err);
+			fail_task(task, (int)result->step, result->err);
 		else
 			fail_task(task, step_of(err), err);
-		if (slot->pid > 0) { /* not ours to leave behind */
-			kill(slot->pid, SIGKILL);
-			while (waitpid(slot->pid, NULL, 0) < 0 && errno == EINTR)
+		if (result->pid > 0) { /* not ours to leave behind */
+			kill(result->pid, SIGKILL);
+			while (waitpid(result->pid, NULL, 0) < 0 && errno == EINTR)
 				;
 		}
 	}

@@ -80,7 +80,8 @@ enum pspawn_set {
 	PSPAWN_SET_CWD = 1 << 12,
 };
 
-/* The part of an execution context that a process can set for itself; see pspawn_take_context(). */
+/* The part of an execution context that a process can set for itself; see pspawn_take_context(). The masks come last:
+ * a batch holds the rest once for all ranks that have it alike. */
 struct pspawn_settings {
 	uint64_t sigmask;   /* blocked signals, bit (signal - 1) */
 	uint64_t sigignore; /* ignored signals, likewise */
@@ -88,26 +89,35 @@ struct pspawn_settings {
 	uint64_t timerslack_ns;
 	uint64_t corefilter; /* /proc/PID/coredump_filter */
 	int32_t nice, ioprio, sched_policy, sched_priority, oom_score_adj, mempolicy;
-	uint32_t umask;
+	uint32_t umask, pad;
 	uint8_t cpus[PSPAWN_CPU_BYTES];	  /* affinity, bit CPU */
 	uint8_t nodes[PSPAWN_NODE_BYTES]; /* of mempolicy, bit node */
 };
 
+/* What is asked for one rank. Offsets are in the memfd; 0 where `set` does not ask for it. Slots that want the same
+ * share it. */
 struct pspawn_slot {
 	uint32_t set;		  /* enum pspawn_set */
 	uint32_t rlimit_set;	  /* bit resource */
 	uint64_t signals_default; /* ignored in the proxy, default in the rank */
 	uint64_t signals_ignore;  /* the other way round */
+	uint64_t sigmask;	  /* blocked signals, bit (signal - 1) */
+	struct raw_rlimit nofile; /* always set: the batch leader raises it */
 	int32_t pgid;
 	uint32_t argc, envc;
-	uint64_t strings; /* offset in the memfd: argc + envc strings, each terminated */
+	uint32_t nfds;
+	uint64_t strings; /* offset of argc + envc strings, each terminated */
 	uint64_t argv_bytes, env_bytes;
 	uint64_t cwd, cgroup; /* offsets of terminated paths, for SET_CWD and SET_CGROUP (a cgroup.procs file) */
 	uint64_t fds;	      /* offset of int32_t[nfds]: the numbers, ascending, that received descriptors take */
-	uint32_t nfds;
-	struct pspawn_settings want;
-	/* results */
-	_Atomic uint32_t state;
+	uint64_t want;	      /* offset of a struct pspawn_settings without its masks, for what `set` asks for */
+	uint64_t cpus, nodes; /* offsets of masks, for SET_CPUS and SET_MEMPOLICY */
+	uint32_t cpus_bytes, pad;
+};
+
+/* What became of it: all of a batch lie together, so that a rank touches few pages of shared memory. */
+struct pspawn_result {
+	_Atomic uint32_t state;			    /* enum pspawn_slot_state */
 	int32_t pid, err;			    /* err: positive errno */
 	uint32_t step;				    /* enum pspawn_step */
 	int64_t forked_us, released_us, entered_us; /* CLOCK_MONOTONIC */
@@ -116,8 +126,11 @@ struct pspawn_slot {
 struct pspawn_batch {
 	uint32_t magic, seq, nslots, gate;
 	uint64_t size;
-	uint32_t common_fds;	    /* descriptors that come with BATCH after the memfd, for all ranks */
+	uint64_t slots;		    /* offset of struct pspawn_slot[nslots] */
 	uint64_t common_fd_numbers; /* offset of int32_t[common_fds] */
+	uint32_t common_fds;	    /* descriptors that come with BATCH after the memfd, for all ranks */
+	uint32_t common_strings;    /* all slots have the same strings */
+	uint32_t sharers;	    /* contexts of this vector call that run on the same CPUs as this one, itself too */
 	char comm[16];		    /* the program's name as exec would set it */
 	_Atomic int32_t leader;	    /* pid of the batch leader, once it runs */
 	_Atomic uint32_t settled;   /* slots prepared or failed */
@@ -127,7 +140,13 @@ struct pspawn_batch {
 	uint64_t varying;
 	uint64_t varying_bytes;
 	uint32_t masks_differ; /* CLIMB: the ranks' CPU masks are not all alike */
-	struct pspawn_slot slots[];
+	uint32_t pad;
+	struct pspawn_result results[];
 };
+
+static inline struct pspawn_slot *pspawn_slot(struct pspawn_batch *batch, uint32_t index)
+{
+	return (struct pspawn_slot *)(void *)((char *)batch + batch->slots) + index;
+}
 
 #endif

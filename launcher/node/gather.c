@@ -86,15 +86,15 @@ static int count_in(const struct gatherer *g, enum pair_state state)
 /* Copies what a rank noted of its start, as far as it has come. */
 static void take_result(const struct gatherer *g, struct pair *p)
 {
-	struct pspawn_slot *slot;
+	const struct pspawn_result *result;
 
 	if (p->state < PAIR_PREPARED || p->state > PAIR_MIRRORED || p->context < 0 ||
 	    !g->contexts[p->context]->arena.batch)
 		return;
-	slot = &g->contexts[p->context]->arena.batch->slots[p->slot];
-	p->forked_us = slot->forked_us;
-	p->released_us = slot->released_us;
-	p->entered_us = slot->entered_us;
+	result = &g->contexts[p->context]->arena.batch->results[p->slot];
+	p->forked_us = result->forked_us;
+	p->released_us = result->released_us;
+	p->entered_us = result->entered_us;
 }
 
 static void write_report(struct gatherer *g)
@@ -796,9 +796,9 @@ static char *varying_names(struct gatherer *g, struct context *c, size_t *bytes,
 
 static void fill_slot(struct pspawn_arena *arena, const struct context *c, uint32_t index, const struct pair *p)
 {
-	struct pspawn_slot *slot = &arena->batch->slots[index];
+	struct pspawn_slot *slot = pspawn_slot(arena->batch, index);
 
-	pspawn_slot_settings(&c->c, slot, &p->a.settings);
+	pspawn_slot_settings(arena, &c->c, slot, &p->a.settings);
 	slot->argc = p->a.key.argc;
 	slot->envc = p->a.key.envc;
 	slot->argv_bytes = p->a.argv_bytes;
@@ -921,6 +921,17 @@ static const char *slot_refusal(const struct context *c, const struct pair *p)
 	return NULL;
 }
 
+/* Contexts of this vector call that run where `c` runs. */
+static uint32_t count_sharers(const struct gatherer *g, const struct context *c)
+{
+	uint32_t n = 0;
+
+	for (int i = 0; i < g->ncontexts; i++)
+		n += g->contexts[i]->nmembers && (g->contexts[i] == c || g->contexts[i]->state < CONTEXT_SETTLED) &&
+		     pspawn_masks_meet(g->contexts[i]->c.cpus, c->c.cpus);
+	return n;
+}
+
 static void request(struct gatherer *g, struct context *c)
 {
 	uint64_t bytes = 0;
@@ -950,6 +961,7 @@ static void request(struct gatherer *g, struct context *c)
 			channels[m] = g->pairs[c->members[m]]->channel;
 		}
 		c->arena.batch->gate = PSPAWN_GATE_CHANNEL;
+		c->arena.batch->sharers = count_sharers(g, c);
 		c->arena.batch->placed = 1; /* no mover in this launch */
 		c->state = CONTEXT_CALLED;
 		c->progress = -1;
@@ -989,11 +1001,11 @@ static void make_vector_call(struct gatherer *g)
 	test_stop("called");
 }
 
-static void fail_slot(struct pspawn_slot *slot, enum pspawn_step step, int err)
+static void fail_slot(struct pspawn_result *result, enum pspawn_step step, int err)
 {
-	slot->step = step;
-	slot->err = err;
-	atomic_store(&slot->state, PSPAWN_SLOT_FAILED);
+	result->step = step;
+	result->err = err;
+	atomic_store(&result->state, PSPAWN_SLOT_FAILED);
 }
 
 /* Is every slot of this context prepared or failed? Deadlines and dead proxies count as failures. */
@@ -1003,15 +1015,15 @@ static bool is_settled(struct gatherer *g, struct context *c)
 	bool overdue = now_us() - c->progress_us > g->timeout_ms * 1000ll;
 
 	for (uint32_t i = 0; i < c->arena.batch->nslots; i++) {
-		struct pspawn_slot *slot = &c->arena.batch->slots[i];
-		uint32_t state = atomic_load(&slot->state);
+		struct pspawn_result *result = &c->arena.batch->results[i];
+		uint32_t state = atomic_load(&result->state);
 		bool over = c->leader_ended || c->state == CONTEXT_FAILED;
 
 		if (state == PSPAWN_SLOT_EMPTY && over)
-			fail_slot(slot, PSPAWN_STEP_FORK, c->leader_err ? c->leader_err : ECHILD);
+			fail_slot(result, PSPAWN_STEP_FORK, c->leader_err ? c->leader_err : ECHILD);
 		else if (state < PSPAWN_SLOT_PREPARED && overdue)
-			fail_slot(slot, PSPAWN_STEP_DEADLINE, ETIMEDOUT);
-		settled += atomic_load(&slot->state) >= PSPAWN_SLOT_PREPARED;
+			fail_slot(result, PSPAWN_STEP_DEADLINE, ETIMEDOUT);
+		settled += atomic_load(&result->state) >= PSPAWN_SLOT_PREPARED;
 	}
 	if (settled != c->progress) {
 		c->progress = settled;
@@ -1025,23 +1037,23 @@ static void conclude(struct gatherer *g, struct context *c)
 {
 	for (int m = 0; m < c->nmembers; m++) {
 		struct pair *p = g->pairs[c->members[m]];
-		struct pspawn_slot *slot = &c->arena.batch->slots[m];
+		struct pspawn_result *result = &c->arena.batch->results[m];
 		char reason[PSPAWN_REASON_LEN];
 
 		if (p->state != PAIR_BATCHED)
 			continue;
-		if (atomic_load(&slot->state) == PSPAWN_SLOT_PREPARED) {
-			p->rank_pid = slot->pid;
-			p->forked_us = slot->forked_us;
+		if (atomic_load(&result->state) == PSPAWN_SLOT_PREPARED) {
+			p->rank_pid = result->pid;
+			p->forked_us = result->forked_us;
 			p->state = PAIR_PREPARED;
 			tell(p, GATHER_PREPARED, 0, "", -1);
 		} else {
-			if (slot->pid > 0)
-				kill(slot->pid, SIGKILL); /* at the gate at most; our child, or gone already */
+			if (result->pid > 0)
+				kill(result->pid, SIGKILL); /* at the gate at most; our child, or gone already */
 			if (c->arena.batch->leader > 0 && !c->leader_ended)
 				kill(c->arena.batch->leader, SIGKILL); /* it holds the stubs' descriptors */
 			snprintf(reason, sizeof reason, "the fork failed at step %s: %s",
-				 pspawn_step_name((int)slot->step), strerror(slot->err));
+				 pspawn_step_name((int)result->step), strerror(result->err));
 			dismiss(g, p, reason);
 		}
 	}
@@ -1187,13 +1199,13 @@ static void lose_early_rank(struct gatherer *g, pid_t pid)
 		c->pid_gone |= c->c.pid == pid;
 		c->serving_gone |= c->c.serving == pid;
 		for (uint32_t s = 0; c->arena.batch && c->state == CONTEXT_CALLED && s < c->arena.batch->nslots; s++) {
-			struct pspawn_slot *slot = &c->arena.batch->slots[s];
+			struct pspawn_result *result = &c->arena.batch->results[s];
 
-			if (slot->pid != pid)
+			if (result->pid != pid)
 				continue;
-			if (atomic_load(&slot->state) != PSPAWN_SLOT_FAILED)
-				fail_slot(slot, PSPAWN_STEP_GATE, ECHILD);
-			slot->pid = 0; /* reaped: never to be signalled again */
+			if (atomic_load(&result->state) != PSPAWN_SLOT_FAILED)
+				fail_slot(result, PSPAWN_STEP_GATE, ECHILD);
+			result->pid = 0; /* reaped: never to be signalled again */
 		}
 	}
 }

@@ -133,7 +133,7 @@ static int check_asked(struct raw_text *reason)
 static int check_environment(struct raw_text *reason)
 {
 	const struct proxy *p = &pspawn_proxy;
-	const struct pspawn_slot *slot = &p->batch->slots[0];
+	const struct pspawn_slot *slot = pspawn_slot(p->batch, 0);
 	const char *want = (const char *)p->batch + slot->strings;
 
 	if (environ != p->envp)
@@ -340,6 +340,7 @@ int pspawn_check_main(struct raw_text *reason)
 
 	if (check_asked(reason) < 0 || check_environment(reason) < 0)
 		return -1;
+	pspawn_forget_names();
 	sys_munmap(p->batch, p->batch_bytes); /* so that only the program's own shared memory is seen below */
 	p->batch = NULL;
 	if (check_children(reason) < 0 || check_fds(reason) < 0 || check_timers(reason) < 0 ||

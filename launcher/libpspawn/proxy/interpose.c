@@ -9,6 +9,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/sysinfo.h>
 #include <unistd.h>
@@ -18,8 +19,10 @@
 int pspawn_recording;
 unsigned pspawn_asked;
 
-/* Names of variables read, each terminated; large enough for every program met so far, else ASKED_TOO_MUCH. */
-static char names[32768];
+/* Names of variables read, each terminated; large enough for every program met so far, else ASKED_TOO_MUCH. In memory
+ * that only a climber has: a mapping less to fork. */
+#define NAMES_BYTES 32768
+static char *names;
 static size_t names_len;
 
 static char *(*next_getenv)(const char *);
@@ -51,6 +54,22 @@ void pspawn_resolve_interposed(void)
 	next_getentropy = next("getentropy");
 }
 
+void pspawn_start_recording(void)
+{
+	void *map = sys_mmap(NULL, NAMES_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	names = raw_map_failed(map) ? NULL : map;
+	pspawn_recording = PSPAWN_RECORD_CONSTRUCTORS;
+}
+
+void pspawn_forget_names(void)
+{
+	if (names)
+		sys_munmap(names, NAMES_BYTES);
+	names = NULL;
+	names_len = 0;
+}
+
 static void note_name(const char *name)
 {
 	size_t len = raw_strlen(name) + 1;
@@ -58,7 +77,7 @@ static void note_name(const char *name)
 	for (size_t i = 0; i < names_len; i += raw_strlen(names + i) + 1)
 		if (raw_streq(names + i, name))
 			return;
-	if (names_len + len > sizeof names) {
+	if (!names || names_len + len > NAMES_BYTES) {
 		pspawn_asked |= ASKED_TOO_MUCH;
 		return;
 	}

@@ -20,6 +20,8 @@
 
 #define RANKS_A_LEADER 8
 #define MAX_LEADERS 32
+/* Keeps large arrays out of the frames below which ranks are forked: fewer stack pages for each to copy. */
+#define NOINLINE __attribute__((noinline))
 
 struct proxy pspawn_proxy = {.sock = -1, .verdict = -1};
 
@@ -39,6 +41,12 @@ static long say(uint32_t kind, uint32_t seq, uint32_t refused_point, const char 
 	return raw_send(pspawn_proxy.sock, &msg, sizeof msg, NULL, 0, 0);
 }
 
+static int slots_inside(const struct pspawn_batch *batch)
+{
+	return batch->slots >= sizeof *batch && batch->slots <= batch->size &&
+	       batch->nslots <= (batch->size - batch->slots) / sizeof(struct pspawn_slot);
+}
+
 static long map_batch(int memfd, uint64_t size)
 {
 	void *p = sys_mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, memfd, 0);
@@ -49,13 +57,13 @@ static long map_batch(int memfd, uint64_t size)
 	pspawn_proxy.batch = p;
 	pspawn_proxy.batch_bytes = size;
 	if (size < sizeof(struct pspawn_batch) || pspawn_proxy.batch->magic != PSPAWN_BATCH_MAGIC ||
-	    pspawn_proxy.batch->size != size)
+	    pspawn_proxy.batch->size != size || !slots_inside(pspawn_proxy.batch))
 		return -EPROTO;
 	return 0;
 }
 
 /* Receives the channels of all slots; their numbers go into an array that each rank unmaps again. */
-static long take_channels(uint32_t nmessages, uint32_t nslots)
+static NOINLINE long take_channels(uint32_t nmessages, uint32_t nslots)
 {
 	struct proxy *p = &pspawn_proxy;
 	struct pspawn_msg msg;
@@ -85,7 +93,7 @@ static long take_channels(uint32_t nmessages, uint32_t nslots)
 }
 
 /* Puts the descriptors that all ranks of a batch share at their numbers, once; the ranks inherit them. */
-static long install_common_fds(const struct pspawn_batch *batch, const int *fds)
+static NOINLINE long install_common_fds(const struct pspawn_batch *batch, const int *fds)
 {
 	const int32_t *numbers = (const int32_t *)((const char *)batch + batch->common_fd_numbers);
 	int top = 3, moved[RAW_MAX_FDS];
@@ -125,42 +133,46 @@ static int fork_ranks(uint32_t first, uint32_t step)
 	struct proxy *p = &pspawn_proxy;
 
 	for (uint32_t i = first; i < p->batch->nslots; i += step) {
-		struct pspawn_slot *slot = &p->batch->slots[i];
+		struct pspawn_result *result = &p->batch->results[i];
 		uint32_t empty = PSPAWN_SLOT_EMPTY;
+		/* on the stack, whose page the fork's child has anyway: one page of the batch less to map in each rank */
+		struct pspawn_slot slot = *pspawn_slot(p->batch, i);
 		int64_t now = raw_monotonic_us();
 		pid_t pid = fork();
 
 		if (pid == 0) {
-			slot->forked_us = now;
-			pspawn_become_rank(i);
+			result->forked_us = now;
+			pspawn_become_rank(i, &slot);
 			return 1;
 		}
 		if (pid < 0) {
-			slot->err = errno;
-			slot->step = PSPAWN_STEP_FORK;
-			atomic_store(&slot->state, PSPAWN_SLOT_FAILED);
+			result->err = errno;
+			result->step = PSPAWN_STEP_FORK;
+			atomic_store(&result->state, PSPAWN_SLOT_FAILED);
 			if (atomic_fetch_add(&p->batch->settled, 1) + 1 == p->batch->nslots)
 				say(PSPAWN_MSG_SETTLED, p->batch->seq, 0, "");
 			continue;
 		}
-		slot->pid = pid;
-		atomic_compare_exchange_strong(&slot->state, &empty, PSPAWN_SLOT_FORKED);
+		result->pid = pid;
+		atomic_compare_exchange_strong(&result->state, &empty, PSPAWN_SLOT_FORKED);
 	}
 	return 0;
 }
 
-/* One leader for every CPU of the domain, but none for fewer than RANKS_A_LEADER ranks: a fork of a program with
- * hundreds of mappings takes a millisecond, and forks of one process cannot run at the same time. */
-static uint32_t count_leaders(uint32_t nslots)
+/* One leader for every CPU of the domain, shared with the call's other contexts there, but none for fewer than
+ * RANKS_A_LEADER ranks: a fork of a program with hundreds of mappings takes a millisecond, and forks of one process
+ * cannot run at the same time. */
+static NOINLINE uint32_t count_leaders(const struct pspawn_batch *batch)
 {
 	uint8_t cpus[PSPAWN_CPU_BYTES];
-	uint32_t n = 0, most = nslots / RANKS_A_LEADER;
+	uint32_t n = 0, most = batch->nslots / RANKS_A_LEADER;
 
 	raw_zero(cpus, sizeof cpus);
 	sys3(__NR_sched_getaffinity, 0, sizeof cpus, cpus);
 	for (size_t i = 0; i < sizeof cpus; i++)
 		for (unsigned bits = cpus[i]; bits; bits &= bits - 1)
 			n++;
+	n /= batch->sharers ? batch->sharers : 1;
 	if (n > most)
 		n = most;
 	return n < 1 ? 1 : n > MAX_LEADERS ? MAX_LEADERS : n;
@@ -169,7 +181,7 @@ static uint32_t count_leaders(uint32_t nslots)
 /* A fork tree of depth two: further leaders are forks of this one, which waits for them. Returns 1 in a rank. */
 static int share_batch(void)
 {
-	uint32_t nleaders = count_leaders(pspawn_proxy.batch->nslots), led = 1;
+	uint32_t nleaders = count_leaders(pspawn_proxy.batch), led = 1;
 	pid_t leaders[MAX_LEADERS];
 	int status;
 
@@ -215,6 +227,8 @@ static void lead_batch(void)
 	if (p->batch->gate == PSPAWN_GATE_CHANNEL ? take_channels(msg.first, p->batch->nslots) < 0
 						  : install_common_fds(p->batch, fds + 1) < 0)
 		sys_exit(3);
+	if (p->batch->common_strings && pspawn_apply_strings(pspawn_slot(p->batch, 0)) < 0)
+		p->batch->common_strings = 0; /* each rank tries it, and says what is wrong */
 	if (share_batch())
 		return;
 	sys_exit(0);
@@ -234,7 +248,7 @@ static void drain(uint32_t seq)
  * Goes up to main by a fork: the child returns into ld.so, runs the constructors and stops again in front of main;
  * this process waits for the verdict and is the lower rung if it is bad. Returns 1 in the climbing child.
  */
-static int climb(void)
+static NOINLINE int climb(void)
 {
 	struct proxy *p = &pspawn_proxy;
 	struct pspawn_msg msg;
@@ -250,16 +264,16 @@ static int climb(void)
 		sys_close(ends[0]);
 		p->verdict = ends[1];
 		p->climbing = 1;
-		if (map_batch(memfd, msg.size) < 0 || pspawn_apply_strings(&p->batch->slots[0]) < 0)
+		if (map_batch(memfd, msg.size) < 0 || pspawn_apply_strings(pspawn_slot(p->batch, 0)) < 0)
 			sys_exit(1);
-		p->kept_bytes = p->batch->slots[0].argv_bytes + p->batch->slots[0].env_bytes;
-		sys_prctl(PR_SET_NAME, (unsigned long)p->comm, 0, 0, 0);
-		const struct pspawn_slot *slot = &p->batch->slots[0];
+		const struct pspawn_slot *slot = pspawn_slot(p->batch, 0);
 
+		p->kept_bytes = slot->argv_bytes + slot->env_bytes;
+		sys_prctl(PR_SET_NAME, (unsigned long)p->comm, 0, 0, 0);
 		if (slot->set & PSPAWN_SET_CPUS)
-			sys3(__NR_sched_setaffinity, 0, sizeof slot->want.cpus, slot->want.cpus);
+			sys3(__NR_sched_setaffinity, 0, slot->cpus_bytes, (char *)p->batch + slot->cpus);
 		pspawn_check_before_climb();
-		pspawn_recording = PSPAWN_RECORD_CONSTRUCTORS;
+		pspawn_start_recording();
 		return 1;
 	}
 	sys_close(ends[1]);
@@ -476,13 +490,6 @@ static void stop_at_main(void)
 	p->verdict = -1;
 	say(PSPAWN_MSG_READY, 0, 0, "");
 	serve();
-	/* A rank: libc set these from the climber's strings before the constructors ran. */
-	environ = p->envp;
-	program_invocation_name = p->argv[0];
-	program_invocation_short_name = p->argv[0];
-	for (char *s = p->argv[0]; *s; s++)
-		if (*s == '/')
-			program_invocation_short_name = s + 1;
 }
 
 static int stopped_main(int argc, char **argv, char **envp)

@@ -34,8 +34,9 @@ extern struct proxy pspawn_proxy __attribute__((visibility("hidden")));
 
 #define HIDDEN __attribute__((visibility("hidden")))
 
-/* rank.c: turns this fresh fork into rank `index` of the mapped batch. Returns only in a released rank. */
-HIDDEN void pspawn_become_rank(uint32_t index);
+/* rank.c: turns this fresh fork into rank `index` of the mapped batch; `slot` is not in the batch, which is unmapped.
+ * Returns only in a released rank. */
+HIDDEN void pspawn_become_rank(uint32_t index, const struct pspawn_slot *slot);
 /* rank.c: rewrites the strings of argv and environment in place; 0 or a negative errno. */
 HIDDEN long pspawn_apply_strings(const struct pspawn_slot *slot);
 
@@ -54,6 +55,9 @@ extern int pspawn_recording HIDDEN;
 extern unsigned pspawn_asked HIDDEN;
 enum recording { PSPAWN_RECORD_NOTHING, PSPAWN_RECORD_CONSTRUCTORS, PSPAWN_RECORD_RENEWALS };
 HIDDEN void pspawn_resolve_interposed(void);
+/* From here on what constructors ask for is noted; pspawn_forget_names() frees the memory that this takes. */
+HIDDEN void pspawn_start_recording(void);
+HIDDEN void pspawn_forget_names(void);
 /* The first object that asked for the process id and did not ask again in a fork's child: its index, or -1. */
 HIDDEN int pspawn_pid_keeper(const char **name);
 HIDDEN const char *pspawn_pid_asker(int index);

@@ -3,6 +3,8 @@
  *
  * Runs before the program's own code in the rank; raw system calls only, nothing allocated, nothing left behind.
  */
+#define _GNU_SOURCE
+#include <errno.h>
 #include <fcntl.h>
 #include <linux/futex.h>
 #include <linux/mempolicy.h>
@@ -10,19 +12,20 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include "proxy.h"
 
 #define NOFILE 7 /* RLIMIT_NOFILE */
 
 /* Tells the caller's side, and ends the process: nobody has seen it yet. */
-static void __attribute__((noreturn)) fail(struct pspawn_slot *slot, enum pspawn_step step, long err)
+static void __attribute__((noreturn)) fail(struct pspawn_result *result, enum pspawn_step step, long err)
 {
 	struct pspawn_batch *batch = pspawn_proxy.batch;
 
-	slot->err = (int32_t)-err;
-	slot->step = step;
-	atomic_store(&slot->state, PSPAWN_SLOT_FAILED);
+	result->err = (int32_t)-err;
+	result->step = step;
+	atomic_store(&result->state, PSPAWN_SLOT_FAILED);
 	if (atomic_fetch_add(&batch->settled, 1) + 1 == batch->nslots) {
 		struct pspawn_msg msg;
 
@@ -34,7 +37,7 @@ static void __attribute__((noreturn)) fail(struct pspawn_slot *slot, enum pspawn
 	sys_exit(127);
 }
 
-static const char *at(uint64_t offset)
+static const void *at(uint64_t offset)
 {
 	return (const char *)pspawn_proxy.batch + offset;
 }
@@ -79,6 +82,23 @@ static long place_vectors(uint32_t argc, uint32_t envc, char *place)
 	return 0;
 }
 
+/* libc set these from the climber's strings, before the constructors ran. What is right stays untouched, and with it
+ * the page that it is on: mostly only argv[0] has moved, and a name is as good where it was. */
+static void tell_libc(void)
+{
+	struct proxy *p = &pspawn_proxy;
+	char *name = p->argv[0];
+
+	if (environ != p->envp)
+		environ = p->envp;
+	if (raw_streq(program_invocation_name, name))
+		return;
+	program_invocation_name = program_invocation_short_name = name;
+	for (char *s = name; *s; s++)
+		if (*s == '/')
+			program_invocation_short_name = s + 1;
+}
+
 /* The strings, the pointers to them, and the bounds that /proc/PID/cmdline and environ show, which are set by
  * PR_SET_MM_MAP: it needs no privilege (Linux 3.18). */
 long pspawn_apply_strings(const struct pspawn_slot *slot)
@@ -105,6 +125,8 @@ long pspawn_apply_strings(const struct pspawn_slot *slot)
 	p->map.env_start = p->map.arg_end;
 	p->map.env_end = p->map.env_start + slot->env_bytes;
 	p->map.brk = (unsigned long)sys1(__NR_brk, 0);
+	if (p->fork_point == PSPAWN_MAIN)
+		tell_libc();
 	return sys_prctl(PR_SET_MM, PR_SET_MM_MAP, (unsigned long)&p->map, sizeof p->map, 0);
 }
 
@@ -129,12 +151,14 @@ static long write_proc(const char *path, int64_t value, int hex)
 
 static long set_scheduling(const struct pspawn_slot *slot)
 {
-	const struct pspawn_settings *want = &slot->want;
-	struct sched_param param = {.sched_priority = want->sched_priority};
+	const struct pspawn_settings *want = at(slot->want);
 	long ret = 0;
 
-	if (slot->set & PSPAWN_SET_SCHED)
+	if (slot->set & PSPAWN_SET_SCHED) {
+		struct sched_param param = {.sched_priority = want->sched_priority};
+
 		ret = sys3(__NR_sched_setscheduler, 0, want->sched_policy, &param);
+	}
 	if (ret >= 0 && slot->set & PSPAWN_SET_NICE)
 		ret = sys3(__NR_setpriority, 0, 0, want->nice);
 	if (ret >= 0 && slot->set & PSPAWN_SET_IOPRIO)
@@ -156,14 +180,16 @@ static long set_session(const struct pspawn_slot *slot)
 
 static long set_rlimits(const struct pspawn_slot *slot)
 {
+	const struct pspawn_settings *want = at(slot->want);
+
 	for (int i = 0; i < PSPAWN_RLIMITS; i++)
 		if (slot->rlimit_set & (1u << i)) {
-			long ret = sys_prlimit(i, &slot->want.rlimits[i], NULL);
+			long ret = sys_prlimit(i, &want->rlimits[i], NULL);
 
 			if (ret < 0)
 				return ret;
 		}
-	return 0;
+	return sys_prlimit(NOFILE, &slot->nofile, NULL);
 }
 
 static void set_dispositions(const struct pspawn_slot *slot)
@@ -182,7 +208,7 @@ static void set_dispositions(const struct pspawn_slot *slot)
 static long clear_fds(const struct pspawn_slot *slot, int channel, int *kept_channel)
 {
 	struct proxy *p = &pspawn_proxy;
-	const int32_t *numbers = (const int32_t *)at(slot->fds);
+	const int32_t *numbers = at(slot->fds);
 	int base = slot->nfds ? numbers[slot->nfds - 1] + 1 : 0;
 	long c, s;
 
@@ -212,7 +238,7 @@ static long clear_fds(const struct pspawn_slot *slot, int channel, int *kept_cha
  */
 static long take_fds(const struct pspawn_slot *slot, int channel)
 {
-	const int32_t *numbers = (const int32_t *)at(slot->fds);
+	const int32_t *numbers = at(slot->fds);
 	uint32_t got = 0;
 
 	while (got < slot->nfds) {
@@ -293,11 +319,11 @@ static void wait_at_shared_gate(struct pspawn_batch *batch)
 		sys_exit(0);
 }
 
-static void settle(struct pspawn_batch *batch, struct pspawn_slot *slot)
+static void settle(struct pspawn_batch *batch, struct pspawn_result *result)
 {
 	struct pspawn_msg msg;
 
-	atomic_store(&slot->state, PSPAWN_SLOT_PREPARED);
+	atomic_store(&result->state, PSPAWN_SLOT_PREPARED);
 	if (atomic_fetch_add(&batch->settled, 1) + 1 != batch->nslots)
 		return;
 	raw_zero(&msg, sizeof msg);
@@ -306,33 +332,64 @@ static void settle(struct pspawn_batch *batch, struct pspawn_slot *slot)
 	raw_send(pspawn_proxy.sock, &msg, sizeof msg, NULL, 0, RAW_MSG_DONTWAIT);
 }
 
-void pspawn_become_rank(uint32_t index)
+/* Memory policy, limits and affinity, the latter after the move by a mover, if there is one. */
+static enum pspawn_step set_bounds(const struct pspawn_slot *slot, int channel, long *ret)
+{
+	struct pspawn_batch *batch = pspawn_proxy.batch;
+	const struct pspawn_settings *want = at(slot->want);
+
+	if (slot->set & PSPAWN_SET_MEMPOLICY) {
+		int none = want->mempolicy == MPOL_DEFAULT;
+
+		*ret = sys3(__NR_set_mempolicy, want->mempolicy, none ? NULL : at(slot->nodes),
+			    none ? 0 : PSPAWN_NODE_BYTES * 8);
+		if (*ret < 0 && *ret != -ENOSYS)
+			return PSPAWN_STEP_MEMORY;
+	}
+	if ((*ret = set_rlimits(slot)) < 0)
+		return PSPAWN_STEP_RLIMITS;
+	/* A mover changes the cgroup from outside; a cpuset there must be in place before the affinity is set. */
+	while (atomic_load(&batch->placed) == 0) {
+		futex_wait(&batch->placed, 0, 200);
+		if (peer_gone(channel >= 0 ? channel : pspawn_proxy.sock))
+			sys_exit(0);
+	}
+	if (slot->set & PSPAWN_SET_CPUS) {
+		*ret = sys3(__NR_sched_setaffinity, 0, slot->cpus_bytes, at(slot->cpus));
+		if (*ret < 0)
+			return PSPAWN_STEP_AFFINITY;
+	}
+	return 0;
+}
+
+void pspawn_become_rank(uint32_t index, const struct pspawn_slot *slot)
 {
 	struct proxy *p = &pspawn_proxy;
 	struct pspawn_batch *batch = p->batch;
-	struct pspawn_slot *slot = &batch->slots[index];
-	const struct pspawn_settings *want = &slot->want;
+	struct pspawn_result *result = &batch->results[index];
+	const struct pspawn_settings *want = at(slot->want);
+	enum pspawn_step step;
 	int channel = -1;
 	long ret;
 
-	slot->pid = sys_getpid();
+	result->pid = sys_getpid();
 	if (slot->set & PSPAWN_SET_CGROUP) {
 		ret = write_proc(at(slot->cgroup), 0, 0);
 		if (ret < 0)
-			fail(slot, PSPAWN_STEP_CGROUP, ret);
+			fail(result, PSPAWN_STEP_CGROUP, ret);
 	}
 	if ((ret = set_session(slot)) < 0)
-		fail(slot, PSPAWN_STEP_SESSION, ret);
+		fail(result, PSPAWN_STEP_SESSION, ret);
 	if (batch->gate == PSPAWN_GATE_CHANNEL) {
 		if ((ret = clear_fds(slot, p->channels[index], &channel)) < 0 || (ret = take_fds(slot, channel)) < 0)
-			fail(slot, PSPAWN_STEP_FDS, ret);
+			fail(result, PSPAWN_STEP_FDS, ret);
 	}
 	if (slot->set & PSPAWN_SET_CWD && (ret = sys1(__NR_chdir, at(slot->cwd))) < 0)
-		fail(slot, PSPAWN_STEP_CWD, ret);
+		fail(result, PSPAWN_STEP_CWD, ret);
 	if (slot->set & PSPAWN_SET_UMASK)
 		sys1(__NR_umask, want->umask);
-	if ((ret = pspawn_apply_strings(slot)) < 0)
-		fail(slot, PSPAWN_STEP_ARGUMENTS, ret);
+	if (!batch->common_strings && (ret = pspawn_apply_strings(slot)) < 0)
+		fail(result, PSPAWN_STEP_ARGUMENTS, ret);
 	if (p->random)
 		sys3(__NR_getrandom, p->random, 16, 0);
 	sys_prctl(PR_SET_NAME, (unsigned long)batch->comm, 0, 0, 0);
@@ -340,52 +397,29 @@ void pspawn_become_rank(uint32_t index)
 	     (ret = write_proc("/proc/self/oom_score_adj", want->oom_score_adj, 0)) < 0) ||
 	    (slot->set & PSPAWN_SET_COREFILTER &&
 	     (ret = write_proc("/proc/self/coredump_filter", (int64_t)want->corefilter, 1)) < 0))
-		fail(slot, PSPAWN_STEP_PROC, ret);
+		fail(result, PSPAWN_STEP_PROC, ret);
 	set_dispositions(slot);
 	if ((ret = set_scheduling(slot)) < 0)
-		fail(slot, PSPAWN_STEP_SCHEDULING, ret);
-	if (slot->set & PSPAWN_SET_MEMPOLICY) {
-		int none = want->mempolicy == MPOL_DEFAULT;
-
-		ret = sys3(__NR_set_mempolicy, want->mempolicy, none ? NULL : want->nodes,
-			   none ? 0 : sizeof want->nodes * 8);
-		if (ret < 0 && ret != -ENOSYS)
-			fail(slot, PSPAWN_STEP_MEMORY, ret);
-	}
-	if ((ret = set_rlimits(slot)) < 0)
-		fail(slot, PSPAWN_STEP_RLIMITS, ret);
-	/* A mover changes the cgroup from outside; a cpuset there must be in place before the affinity is set. */
-	while (atomic_load(&batch->placed) == 0) {
-		futex_wait(&batch->placed, 0, 200);
-		if (peer_gone(channel >= 0 ? channel : p->sock))
-			sys_exit(0);
-	}
-	if (slot->set & PSPAWN_SET_CPUS) {
-		ret = sys3(__NR_sched_setaffinity, 0, sizeof want->cpus, want->cpus);
-		if (ret < 0)
-			fail(slot, PSPAWN_STEP_AFFINITY, ret);
-	}
+		fail(result, PSPAWN_STEP_SCHEDULING, ret);
+	if ((step = set_bounds(slot, channel, &ret)))
+		fail(result, step, ret);
 	if (channel >= 0)
 		send_pidfd(channel);
-	settle(batch, slot);
+	settle(batch, result);
 	if (batch->gate == PSPAWN_GATE_CHANNEL)
 		wait_at_channel(channel);
 	else if (batch->gate == PSPAWN_GATE_SHARED)
 		wait_at_shared_gate(batch);
-	slot->released_us = raw_monotonic_us();
-	atomic_store(&slot->state, PSPAWN_SLOT_RELEASED);
-
-	uint64_t sigmask = want->sigmask;
+	result->released_us = raw_monotonic_us();
+	atomic_store(&result->state, PSPAWN_SLOT_RELEASED);
 
 	if (channel >= 0)
 		sys_close(channel);
 	sys_close(p->sock);
-	p->sock = -1;
-	slot->entered_us = raw_monotonic_us();
-	p->batch = NULL;
+	result->entered_us = raw_monotonic_us();
+	/* From here on nothing of `pspawn_proxy` is used, and nothing written: that would copy its page in each rank. */
 	sys_munmap(batch, p->batch_bytes);
 	if (p->channels)
 		sys_munmap(p->channels, p->channels_bytes);
-	p->channels = NULL;
-	sys_sigmask(SIG_SETMASK, &sigmask, NULL);
+	sys_sigmask(SIG_SETMASK, &slot->sigmask, NULL);
 }
