@@ -10,7 +10,7 @@
 
 #include "../libpspawn/shared.h"
 
-#define PSPAWN_ARRIVAL_MAGIC 0x70737403u
+#define PSPAWN_ARRIVAL_MAGIC 0x70737404u
 #define PSPAWN_CHUNK 32768	    /* bytes of a DATA message; well below net.core.wmem_default */
 #define PSPAWN_BLOB_MAX (16u << 20) /* strings of a stub: the kernel allows argv and environment 6 MiB */
 #define PSPAWN_HEARTBEAT_MS 1000
@@ -71,7 +71,6 @@ struct pspawn_arrival {
 	uint32_t fork_point, bind_to, options, timeout_ms;
 	int64_t start_us; /* CLOCK_MONOTONIC at the stub's first instruction */
 	int32_t sid, pgid;
-	uint32_t sigmask_pad;
 	struct pspawn_key key;
 	struct pspawn_settings settings;
 	/* the blob, in this order; every string is terminated and counted with its end */
@@ -79,5 +78,11 @@ struct pspawn_arrival {
 	uint32_t argv_bytes, env_bytes;
 	uint32_t nfds; /* int32_t each, ascending, at the end */
 };
+/* No holes: what lies in them would be sent too. */
+_Static_assert(offsetof(struct pspawn_arrival, key) == 56 && sizeof(struct pspawn_key) % 8 == 0 &&
+		       offsetof(struct pspawn_arrival, settings) ==
+			       offsetof(struct pspawn_arrival, key) + sizeof(struct pspawn_key) &&
+		       sizeof(struct pspawn_arrival) == offsetof(struct pspawn_arrival, nfds) + 4,
+	       "struct pspawn_arrival has holes");
 
 #endif
