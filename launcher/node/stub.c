@@ -5,9 +5,9 @@
  * way out is the plain execve that the engine would have done itself; afterwards it never execs (docs/protocol.md).
  */
 #include <linux/prctl.h>
-#include <linux/stat.h>
 
 #include "../libpspawn/settings.h"
+#include "freestanding.h"
 #include "inherited.h"
 #include "stub_test.h"
 
@@ -20,7 +20,6 @@
 #define SO_SNDTIMEO 21
 #define MAX_FDS 4096
 #define POLLED_FDS 1024
-#define PATH_MAX 4096
 #define DEFAULT_TIMEOUT_MS 10000
 #define ORPHAN_GRACE_MS 300
 
@@ -45,23 +44,6 @@ struct stub {
 };
 static struct stub stub; /* all zero: no page of it is touched before it is used */
 
-/* gcc may call these even in freestanding code. */
-void *memcpy(void *to, const void *from, size_t n);
-void *memset(void *to, int c, size_t n);
-void *memcpy(void *to, const void *from, size_t n)
-{
-	raw_copy(to, from, n);
-	return to;
-}
-void *memset(void *to, int c, size_t n)
-{
-	volatile unsigned char *p = to;
-
-	while (n--)
-		*p++ = (unsigned char)c;
-	return to;
-}
-
 /* One line on stderr, in one write. */
 static void complain(const char *a, const char *b, const char *c, const char *d)
 {
@@ -82,32 +64,6 @@ static void complain(const char *a, const char *b, const char *c, const char *d)
 	sys_write(2, line, t.at);
 }
 
-static const char *error_text(long err)
-{
-	switch (-err) {
-	case ENOENT:
-		return "No such file or directory";
-	case EACCES:
-		return "Permission denied";
-	case ENOEXEC:
-		return "Exec format error";
-	case ENOTDIR:
-		return "Not a directory";
-	case EISDIR:
-		return "Is a directory";
-	case ENOMEM:
-		return "Cannot allocate memory";
-	case E2BIG:
-		return "Argument list too long";
-	case ELOOP:
-		return "Too many levels of symbolic links";
-	case ENAMETOOLONG:
-		return "File name too long";
-	default:
-		return "cannot be executed";
-	}
-}
-
 /* The plain launch. Everything opened here is close-on-exec, so exec undoes it; the rest is put back by hand. */
 static void __attribute__((noreturn)) exec_plainly(void)
 {
@@ -117,14 +73,8 @@ static void __attribute__((noreturn)) exec_plainly(void)
 		sys_prlimit(7 /* RLIMIT_NOFILE */, &stub.nofile, NULL);
 	sys_sigmask(SIG_SETMASK, &stub.sigmask, NULL);
 	ret = sys3(__NR_execve, stub.path, stub.argv, stub.envp);
-	if (ret == -ENOEXEC && stub.job.engine == PSPAWN_HYDRA && stub.argc < 4000) {
-		/* Hydra uses execvp(3), which gives a file without an interpreter line to the shell. */
-		char *shell_argv[4096] = {"/bin/sh", stub.path};
-
-		for (int i = 1; i <= stub.argc; i++)
-			shell_argv[i + 1] = stub.argv[i];
-		sys3(__NR_execve, "/bin/sh", shell_argv, stub.envp);
-	}
+	if (ret == -ENOEXEC && stub.job.engine == PSPAWN_HYDRA) /* it uses execvp(3), Open MPI does not */
+		exec_by_shell(stub.path, stub.argv, stub.envp);
 	complain("cannot start ", stub.path, ": ", error_text(ret));
 	sys_exit(ret == -ENOENT ? 127 : 126);
 }
@@ -266,60 +216,17 @@ static void remove_agent_variable(void)
 
 /* ---- the application ---- */
 
-static int executable_file(const char *path, struct statx *st)
-{
-	long ret = sys5(__NR_statx, RAW_AT_FDCWD, path, 0, STATX_BASIC_STATS, st);
-
-	if (ret < 0)
-		return (int)ret;
-	if ((st->stx_mode & 0170000) != 0100000)
-		return -EACCES;
-	ret = sys3(__NR_faccessat, RAW_AT_FDCWD, path, 1 /* X_OK */);
-	return (int)ret;
-}
-
-/* The path of a directory's entry into stub.path; -ENAMETOOLONG if it does not fit: a cut path is another file's. */
-static int set_path(const char *dir, size_t dir_len, const char *name)
-{
-	size_t len = raw_strlen(name);
-
-	if (dir_len + 1 + len + 1 > sizeof stub.path)
-		return -ENAMETOOLONG;
-	raw_copy(stub.path, dir, dir_len);
-	if (dir_len)
-		stub.path[dir_len++] = '/';
-	raw_copy(stub.path + dir_len, name, len + 1);
-	return 0;
-}
-
-/* As execvp(3), which the engines use or imitate: a name without a slash is looked for on PATH, and only there. An
- * empty element of PATH is the working directory. */
+/* As execvp(3), which the engines use or imitate: a name without a slash is looked for on PATH, and only there. */
 static int find_application(struct statx *st)
 {
-	const char *path = engine_getenv(stub.envp, "PATH"), *s = stub.app;
-	int slash = 0, err = -ENOENT, ret;
+	int slash = 0, ret;
 
-	for (; *s; s++)
+	for (const char *s = stub.app; *s; s++)
 		slash |= *s == '/';
-	if (slash || !*stub.app) {
-		ret = set_path("", 0, stub.app);
-		return ret < 0 ? ret : executable_file(stub.path, st);
-	}
-	for (s = path ? path : "/bin:/usr/bin";; s++) {
-		const char *dir = s;
-
-		while (*s && *s != ':')
-			s++;
-		ret = set_path(dir, (size_t)(s - dir), stub.app);
-		if (ret == 0)
-			ret = executable_file(stub.path, st);
-		if (ret == 0)
-			return 0;
-		if (ret == -EACCES)
-			err = ret;
-		if (!*s)
-			return err;
-	}
+	if (!slash && *stub.app)
+		return find_on_path(engine_getenv(stub.envp, "PATH"), stub.app, stub.path, st);
+	ret = join_path(stub.path, "", 0, stub.app);
+	return ret < 0 ? ret : executable_file(stub.path, st);
 }
 
 /* ---- the execution context ---- */
@@ -987,8 +894,4 @@ void stub_main(long *stack)
 	follow(sigfd);
 }
 
-#if defined(__x86_64__)
-__asm__(".globl _start\n_start:\n\txor %ebp,%ebp\n\tmov %rsp,%rdi\n\tand $-16,%rsp\n\tcall stub_main\n\thlt\n");
-#elif defined(__aarch64__)
-__asm__(".globl _start\n_start:\n\tmov x29,#0\n\tmov x30,#0\n\tmov x0,sp\n\tbl stub_main\n");
-#endif
+START_AT(stub_main);

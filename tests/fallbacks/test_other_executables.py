@@ -70,6 +70,22 @@ def test_a_script_that_runs_an_interpreter_of_ones_own(one_launcher: Launcher) -
     same(one_launcher, [str(script)])
 
 
+@pytest.mark.parametrize("one_launcher", ["mpich4", "mpich5"], indirect=True)
+@pytest.mark.parametrize("count", [0, 3998, 4095, 4096, 20000])
+def test_a_script_without_interpreter_line_and_any_number_of_arguments(one_launcher: Launcher, count: int) -> None:
+    """Hydra starts with execvp(3), which hands such a file to the shell. Arguments come from a wrapper: Hydra itself
+    dies of this many. The wrapper's exec does in the plain launch what execvp(3) would."""
+    script = one_launcher.directory / "a script"
+    script.write_text('eval last=\\${$#}; echo "$0 $# $1 $last"\n')
+    script.chmod(0o755)
+    wrapper = ["sh", "-c", f'exec "$@" $(seq {count})' if count else 'exec "$@"', "sh", "@stub", str(script), "first *"]
+    plain = one_launcher.run(wrapper, N)
+    assert f"{script} {count + 1} first *" in plain.stdout, plain
+    ours = one_launcher.run(wrapper, N, pspawn=Pspawn("preinit", door="none"))
+    assert (ours.rc, ours.out) == (plain.rc, plain.out), ours
+    assert_exec(ours.report, N, "ELF")
+
+
 @TWO
 def test_a_program_found_on_the_path(one_launcher: Launcher) -> None:
     life = one_launcher.builder.program("life.c")

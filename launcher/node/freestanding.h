@@ -1,0 +1,127 @@
+/*
+ * freestanding.h - what pspawn's programs without libc (the stub, the trampoline) share: an entry point, what gcc calls,
+ * and starting a program as execvp(3) does. Included by one file of each program.
+ */
+#ifndef PSPAWN_FREESTANDING_H
+#define PSPAWN_FREESTANDING_H
+
+#include <linux/stat.h>
+
+#include "../libpspawn/rawsys.h"
+
+#define PATH_MAX 4096
+
+/* gcc may call these even in freestanding code. */
+void *memcpy(void *to, const void *from, size_t n);
+void *memset(void *to, int c, size_t n);
+void *memcpy(void *to, const void *from, size_t n)
+{
+	raw_copy(to, from, n);
+	return to;
+}
+void *memset(void *to, int c, size_t n)
+{
+	volatile unsigned char *p = to;
+
+	while (n--)
+		*p++ = (unsigned char)c;
+	return to;
+}
+
+/* MAIN gets the stack as the kernel leaves it: argc, argv, NULL, environment, NULL, auxiliary vector. */
+#if defined(__x86_64__)
+#define START_AT(MAIN)                                                                                               \
+	__asm__(".globl _start\n_start:\n\txor %ebp,%ebp\n\tmov %rsp,%rdi\n\tand $-16,%rsp\n\tcall " #MAIN "\n\thlt" \
+		"\n")
+#elif defined(__aarch64__)
+#define START_AT(MAIN) __asm__(".globl _start\n_start:\n\tmov x29,#0\n\tmov x30,#0\n\tmov x0,sp\n\tbl " #MAIN "\n")
+#endif
+
+static inline const char *error_text(long err)
+{
+	switch (-err) {
+	case ENOENT:
+		return "No such file or directory";
+	case EACCES:
+		return "Permission denied";
+	case ENOEXEC:
+		return "Exec format error";
+	case ENOTDIR:
+		return "Not a directory";
+	case EISDIR:
+		return "Is a directory";
+	case ENOMEM:
+		return "Cannot allocate memory";
+	case E2BIG:
+		return "Argument list too long";
+	case ELOOP:
+		return "Too many levels of symbolic links";
+	case ENAMETOOLONG:
+		return "File name too long";
+	default:
+		return "cannot be executed";
+	}
+}
+
+static inline int executable_file(const char *path, struct statx *st)
+{
+	long ret = sys5(__NR_statx, RAW_AT_FDCWD, path, 0, STATX_BASIC_STATS, st);
+
+	if (ret < 0)
+		return (int)ret;
+	if ((st->stx_mode & 0170000) != 0100000)
+		return -EACCES;
+	ret = sys3(__NR_faccessat, RAW_AT_FDCWD, path, 1 /* X_OK */);
+	return (int)ret;
+}
+
+/* The path of a directory's entry into path[PATH_MAX]; -ENAMETOOLONG if it does not fit: a cut path is another file's. */
+static inline int join_path(char *path, const char *dir, size_t dir_len, const char *name)
+{
+	size_t len = raw_strlen(name);
+
+	if (dir_len + 1 + len + 1 > PATH_MAX)
+		return -ENAMETOOLONG;
+	raw_copy(path, dir, dir_len);
+	if (dir_len)
+		path[dir_len++] = '/';
+	raw_copy(path + dir_len, name, len + 1);
+	return 0;
+}
+
+/*
+ * The file that execvp(3) would take for a name without a slash, into file[PATH_MAX]: the first on PATH, of which an
+ * empty element is the working directory. 0, -EACCES if there were only such as may not be executed, or -ENOENT.
+ */
+static inline int find_on_path(const char *path, const char *name, char *file, struct statx *st)
+{
+	int err = -ENOENT;
+
+	for (const char *s = path ? path : "/bin:/usr/bin";; s++) {
+		const char *dir = s;
+		int ret;
+
+		while (*s && *s != ':')
+			s++;
+		ret = join_path(file, dir, (size_t)(s - dir), name);
+		if (ret == 0)
+			ret = executable_file(file, st);
+		if (ret == 0)
+			return 0;
+		if (ret == -EACCES)
+			err = ret;
+		if (!*s)
+			return err;
+	}
+}
+
+/* What execvp(3) does with a file that execve(2) does not know: the shell gets it. argv[-1] is there and is written to
+ * (in all that the kernel has put on a stack: argc, or the argument before). Returns only the error. */
+static inline long exec_by_shell(char *path, char **argv, char **envp)
+{
+	argv[-1] = (char *)"/bin/sh";
+	argv[0] = path;
+	return sys3(__NR_execve, argv[-1], argv - 1, envp);
+}
+
+#endif
