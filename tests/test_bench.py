@@ -210,11 +210,11 @@ def test_what_was_measured_before_a_failure_is_not_lost(capsys: pytest.CaptureFi
 # --- arguments ---
 
 
-@pytest.mark.parametrize("words", [[], ["vector"], ["mpirun"]])
+@pytest.mark.parametrize("words", [[], ["vector"], ["mpirun"], ["trampoline"]])
 def test_help_has_examples(words: list[str]) -> None:
     result = bench(*words, "--help")
     assert result.exit_code == 0
-    assert "Examples:" in result.output
+    assert "Example" in result.output
     assert "  pspawn bench " in result.output
 
 
@@ -321,6 +321,17 @@ def test_the_vector_bench_runs(fork_point: str, monkeypatch: pytest.MonkeyPatch)
     findings = json.loads(output)["findings"]
     assert len(findings) == 8
     assert all(f["pairs"] == 6 and f["figure"] > 0 for f in findings)
+
+
+@pytest.mark.needs_stub
+@pytest.mark.mpi
+def test_the_trampoline_bench_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_measure, "QUIET", (0.0, 1e9))
+    result = bench("trampoline", "--pairs", "3", "--mpirun", "mpirun.mpich", "--json")
+    assert result.exit_code == 0, result.output
+    output = "\n".join(line for line in result.output.splitlines() if not line.startswith("pspawn bench:"))
+    (finding,) = json.loads(output)["findings"]
+    assert (finding["pairs"], finding["unit"], finding["demand"]) == (6, " ms", "<= 3")
 
 
 @pytest.mark.needs_stub

@@ -89,11 +89,14 @@ static inline int join_path(char *path, const char *dir, size_t dir_len, const c
 	return 0;
 }
 
+typedef int (*skip_file)(const char *path, const struct statx *st);
+
 /*
  * The file that execvp(3) would take for a name without a slash, into file[PATH_MAX]: the first on PATH, of which an
- * empty element is the working directory. 0, -EACCES if there were only such as may not be executed, or -ENOENT.
+ * empty element is the working directory, that `skip` (may be NULL) does not want to be passed over. 0, -EACCES if there
+ * were only such as may not be executed, or -ENOENT.
  */
-static inline int find_on_path(const char *path, const char *name, char *file, struct statx *st)
+static inline int find_on_path(const char *path, const char *name, char *file, struct statx *st, skip_file skip)
 {
 	int err = -ENOENT;
 
@@ -106,7 +109,7 @@ static inline int find_on_path(const char *path, const char *name, char *file, s
 		ret = join_path(file, dir, (size_t)(s - dir), name);
 		if (ret == 0)
 			ret = executable_file(file, st);
-		if (ret == 0)
+		if (ret == 0 && !(skip && skip(file, st)))
 			return 0;
 		if (ret == -EACCES)
 			err = ret;

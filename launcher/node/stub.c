@@ -224,7 +224,7 @@ static int find_application(struct statx *st)
 	for (const char *s = stub.app; *s; s++)
 		slash |= *s == '/';
 	if (!slash && *stub.app)
-		return find_on_path(engine_getenv(stub.envp, "PATH"), stub.app, stub.path, st);
+		return find_on_path(engine_getenv(stub.envp, "PATH"), stub.app, stub.path, st, NULL);
 	ret = join_path(stub.path, "", 0, stub.app);
 	return ret < 0 ? ret : executable_file(stub.path, st);
 }

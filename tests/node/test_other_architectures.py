@@ -19,7 +19,12 @@ def test_the_c_parts_compile_for_aarch64(tmp_path):
     subprocess.run(
         ["make", "-s", "-C", str(TOP / "launcher"), f"DEST={tmp_path}", f"CC={compiler}"], check=True, timeout=300
     )
-    for name in ("bin/pspawn-stub", "libexec/pspawn/pspawn-gather", "libexec/pspawn/libpspawn_proxy.so"):
+    for name in (
+        "bin/pspawn-stub",
+        "libexec/pspawn/pspawn-gather",
+        "libexec/pspawn/libpspawn_proxy.so",
+        "libexec/pspawn/wrappers/mpirun",
+    ):
         header = (tmp_path / name).read_bytes()[:20]
         assert header[:4] == b"\x7fELF"
         assert int.from_bytes(header[18:20], "little") == 183, f"{name} is not for aarch64 (EM_AARCH64)"

@@ -169,6 +169,34 @@ def mpirun(
     show(experiments, as_json, facts)
 
 
+@bench.command()
+@click.option("--pairs", default=30, show_default=True, type=click.IntRange(min=3), help="Rounds of each experiment.")
+@click.option(
+    "--mpirun",
+    "mpiruns",
+    multiple=True,
+    metavar="PATH",
+    help="An mpirun to measure (default: all found on PATH and in the source tree's test environment).",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print all figures as JSON.")
+def trampoline(pairs: int, mpiruns: tuple[str, ...], as_json: bool) -> None:
+    """What pspawn's mpirun on PATH adds to the real one while PSPAWN is not set.
+
+    \b
+    Example:
+      pspawn bench trampoline --mpirun mpirun.mpich
+    """
+    from pspawn.bench import mpirun as launchers
+    from pspawn.bench import trampoline as measuring
+    from pspawn.bench._measure import BenchError
+
+    try:
+        found = [launcher.mpirun for launcher in launchers.find(mpiruns, say)]
+    except BenchError as error:
+        raise click.ClickException(str(error)) from None
+    show(measuring.measure(found, pairs, say=say), as_json, {})
+
+
 def show(experiments: Iterable[Experiment], as_json: bool, facts: dict[str, Any]) -> None:
     """Run all, print what was found; leave with REFUSED if noise hid something."""
     import json

@@ -158,7 +158,7 @@ def run(words: list[str]) -> NoReturn:
         kind = f"{mpirun.engine} {mpirun.version}".strip()
         say(f"{kind}, {mpirun.path}" + (f"; plain launch: {launch.plain}" if launch.plain else ""))
         added = [f"{name}='{value}'" for name, value in launch.env.items()]
-        say("executes " + " ".join([*added, mpirun.argv0, *launch.args]))
+        say("executes " + " ".join([*added, mpirun.name, *launch.args]))
     if report is None:
         execute(mpirun, launch.args, launch.env)
     report.launch(launch)
@@ -201,7 +201,7 @@ def stub_path() -> str | None:
 def execute(mpirun: Mpirun, args: list[str], env: dict[str, str]) -> NoReturn:
     """Become mpirun."""
     try:
-        os.execve(mpirun.path, [mpirun.argv0, *args], {**os.environ, **env})
+        os.execve(mpirun.path, [mpirun.name, *args], {**os.environ, **env})
     except OSError as error:
         raise EngineError(f"{mpirun.path}: {error.strerror}", 126) from None
 
@@ -225,7 +225,7 @@ class Reporting:
         from pspawn.engine import supervise
 
         self._remove_old_parts()
-        argv = [self.mpirun.argv0, *launch.args]
+        argv = [self.mpirun.name, *launch.args]
         try:
             status = supervise.run(self.mpirun.path, argv, {**os.environ, **launch.env})
         except OSError as error:

@@ -37,10 +37,18 @@ class Mpirun(NamedTuple):
     path: str
     """Absolute, as found (symbolic links not followed)."""
     argv0: str
-    """What it is to see as its own name."""
+    """What it was called as."""
     engine: str = ""
     """One of ENGINES; empty until asked."""
     version: str = ""
+    hidden: bool = False
+    """Whether its bare name would find one of our own programs on PATH."""
+
+    @property
+    def name(self) -> str:
+        """What it is to see as argv[0]: what it was called as, since Open MPI takes an absolute path for ``--prefix``.
+        But Hydra looks a bare name up on PATH, to find its own parts beside itself, and must not find us there."""
+        return self.path if self.hidden and self.engine not in (OPENMPI, PRRTE) else self.argv0
 
 
 class StubOptions(NamedTuple):

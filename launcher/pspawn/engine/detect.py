@@ -15,7 +15,12 @@ from pspawn.engine import HYDRA, OPENMPI, PRRTE, EngineError, Mpirun, percent_en
 
 NAMES = ("mpirun", "mpiexec")
 MARKERS = (b"pspawn-trampoline", b"pspawn.cli.mpirun")
-"""What our own scripts contain: the trampoline, and the command as pip installs it under whatever name."""
+"""What our own programs contain: the trampoline (node/trampoline.c, which looks for the same), and the command as pip
+installs it under whatever name."""
+TRAMPOLINE = "PSPAWN_TRAMPOLINE"
+"""By this variable the trampoline says what it was called as and which the real one is: ``ARGV0:PATH``."""
+SCRIPTS_HEAD = 1024
+OURS_AT_MOST = 65536
 ASK_SECONDS = 30
 INSTALL = "install one (Debian: apt install openmpi-bin, or mpich) or name it with PSPAWN_MPIRUN=/path/to/mpirun"
 
@@ -23,33 +28,46 @@ INSTALL = "install one (Debian: apt install openmpi-bin, or mpich) or name it wi
 def find(name: str = "mpirun") -> Mpirun:
     """The real mpirun: PSPAWN_MPIRUN, else the first of this name, "mpirun" or "mpiexec" on PATH that is not ourselves.
 
-    argv[0] is what a plain launch would have: Open MPI takes an absolute one for ``--prefix``, and Hydra finds its own
-    parts by looking a bare one up on PATH (so it must not find us there).
+    A trampoline has found it already. argv[0] is what a plain launch would have; see :meth:`Mpirun.name`.
     """
+    from_trampoline = os.environ.pop(TRAMPOLINE, None)
     named = os.environ.get("PSPAWN_MPIRUN")
     if named:
-        file = startable.find(named)
-        if file is None:
-            raise EngineError(f"PSPAWN_MPIRUN={named} is not on PATH", 127)
-        trouble = startable.problem(file)
-        if trouble:
-            raise EngineError(f"PSPAWN_MPIRUN={named} {trouble}", 127 if trouble == startable.MISSING else 126)
-        if _is_ours(file):
-            raise EngineError(f"PSPAWN_MPIRUN={named} is pspawn itself: name the real mpirun", 126)
-        return Mpirun(os.path.abspath(file), named)
-    entries = os.environ.get("PATH", os.defpath).split(":")
+        return _named(named)
+    if from_trampoline:
+        argv0, _, path = from_trampoline.rpartition(":")
+        return Mpirun(os.path.abspath(path), argv0, hidden=True)
     for wanted in dict.fromkeys((name, *NAMES)):
-        hidden = False
-        for entry in entries:
-            file = os.path.join(entry, wanted)
-            if not startable.is_executable(file):
-                continue
-            if _is_ours(file):
-                hidden = True
-                continue
-            path = os.path.abspath(file)
-            return Mpirun(path, path if hidden else wanted)
+        found = _on_path(wanted)
+        if found:
+            return found
     raise EngineError(f"no mpirun on PATH: {INSTALL}", 127)
+
+
+def _named(named: str) -> Mpirun:
+    """What PSPAWN_MPIRUN names: a path, or a name that is looked up on PATH."""
+    found = Mpirun(os.path.abspath(named), named) if "/" in named else _on_path(named)
+    if found is None:
+        raise EngineError(f"PSPAWN_MPIRUN={named} is not on PATH", 127)
+    trouble = startable.problem(found.path)
+    if trouble:
+        raise EngineError(f"PSPAWN_MPIRUN={named} {trouble}", 127 if trouble == startable.MISSING else 126)
+    if _is_ours(found.path):
+        raise EngineError(f"PSPAWN_MPIRUN={named} is pspawn itself: name the real mpirun", 126)
+    return found
+
+
+def _on_path(name: str) -> Mpirun | None:
+    """The first of this name on PATH that is not ours."""
+    hidden = False
+    for entry in os.environ.get("PATH", os.defpath).split(":"):
+        file = os.path.join(entry, name)
+        if not startable.is_executable(file):
+            continue
+        if not _is_ours(file):
+            return Mpirun(os.path.abspath(file), name, hidden=hidden)
+        hidden = True
+    return None
 
 
 def ask(mpirun: Mpirun) -> Mpirun:
@@ -97,10 +115,12 @@ def _is_ours(file: str) -> bool:
         if own and (found.st_dev, found.st_ino) == (own.st_dev, own.st_ino):
             return True
         with open(file, "rb", buffering=0) as opened:
-            head = opened.read(1024)
+            content = opened.read(SCRIPTS_HEAD)
+            if not content.startswith(b"#!") and found.st_size <= OURS_AT_MOST:
+                content += opened.read()
     except OSError:
         return False
-    return head.startswith(b"#!") and any(marker in head for marker in MARKERS)
+    return any(marker in content for marker in MARKERS)
 
 
 def _version_text(mpirun: Mpirun) -> str:
@@ -108,7 +128,7 @@ def _version_text(mpirun: Mpirun) -> str:
 
     try:
         asked = subprocess.run(
-            [mpirun.argv0, "--version"],
+            [mpirun.name, "--version"],
             executable=mpirun.path,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
