@@ -248,7 +248,8 @@ def test_the_named_engine_is_believed_and_nobody_asked(tmp_path: Path, one_launc
     recorder = Recorder(one_launcher)
     for words, env in ((["--pspawn-engine", "hydra"], {}), ([], {"PSPAWN_ENGINE": "hydra"})):
         found = recorder.run(*words, "-n", "1", "true", env={"PSPAWN_MPIRUN": str(script), **env})
-        assert found.stdout.split() == ["-n", "1", str(recorder.stub), "--pspawn-engine=hydra", "true"]
+        words = ["-n", "1", str(recorder.stub), "--pspawn-engine=hydra", "--pspawn-by-engine", "true"]
+        assert found.stdout.split() == words
     assert not asked.exists()
 
 

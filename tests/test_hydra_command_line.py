@@ -143,7 +143,10 @@ def test_a_stub_that_the_user_wrote_gets_our_options_and_no_second_one(tmp_path:
     os.symlink("/bin/true", own)
     words = ["-n", "2", str(own), "--pspawn-verbose", "/bin/true", "x"]
     launch = hydra.launch(words, STUB, StubOptions(timeout=3))
-    assert launch.args == [*words[:3], "--pspawn-engine=hydra", "--pspawn-timeout=3", *words[3:]]
+    assert launch.args == [
+        *(*words[:3], "--pspawn-engine=hydra", "--pspawn-by-engine", "--pspawn-timeout=3"),
+        *words[3:],
+    ]
 
 
 @on_hydra
@@ -170,7 +173,7 @@ def test_hydra_takes_each_option_with_as_many_words_as_the_table_says(
     found = recorder.run(*options, *application)
     assert found.rc == 0, found
     assert found.ours == []
-    assert [stub[1:] for stub in found.stubs] == [["--pspawn-engine=hydra", *application]] * 2
+    assert [stub[1:] for stub in found.stubs] == [["--pspawn-engine=hydra", "--pspawn-by-engine", *application]] * 2
     plain = recorder.run(*options, *application, plain=True)
     assert sorted(found.stdout.splitlines()) == sorted(plain.stdout.splitlines())
 
@@ -179,7 +182,7 @@ def test_hydra_takes_each_option_with_as_many_words_as_the_table_says(
 @pytest.mark.mpi
 def test_mpmd_gets_a_stub_in_each_part(one_launcher: Launcher) -> None:
     found = Recorder(one_launcher).run("-n", "1", "echo", "a", ":", "-n", "2", "-env", "X", "y", "echo", "b")
-    assert sorted(stub[2:] for stub in found.stubs) == [["echo", "a"], ["echo", "b"], ["echo", "b"]]
+    assert sorted(stub[3:] for stub in found.stubs) == [["echo", "a"], ["echo", "b"], ["echo", "b"]]
     assert sorted(found.stdout.split()) == ["a", "b", "b"]
 
 

@@ -25,7 +25,9 @@ pytestmark = pytest.mark.mpi
 def test_a_launch_without_options_tells_the_stub_its_engine_alone(launcher: Launcher) -> None:
     found = Recorder(launcher).run("-n", "2", "echo", "a")
     assert found.rc == 0, found
-    assert [stub[1:] for stub in found.stubs] == [[f"--pspawn-engine={launcher.mpi.engine}", "echo", "a"]] * 2
+    assert [stub[1:] for stub in found.stubs] == [
+        [f"--pspawn-engine={launcher.mpi.engine}", "--pspawn-by-engine", "echo", "a"]
+    ] * 2
     assert found.stdout.split() == ["a", "a"]
     assert found.ours == []
 
@@ -33,7 +35,8 @@ def test_a_launch_without_options_tells_the_stub_its_engine_alone(launcher: Laun
 def test_each_option_reaches_the_stub_in_both_forms_and_from_the_environment(launcher: Launcher) -> None:
     recorder = Recorder(launcher)
     expected = [
-        f"--pspawn-engine={launcher.mpi.engine}", "--pspawn-fork-point=main", "--pspawn-require", "--pspawn-timeout=7",
+        f"--pspawn-engine={launcher.mpi.engine}", "--pspawn-by-engine", "--pspawn-fork-point=main", "--pspawn-require",
+        "--pspawn-timeout=7",
         "--pspawn-verbose", "--pspawn-bind-to=numa", "--pspawn-domains=0-0;1-1", "true",
     ]  # fmt: skip
     joined = [
@@ -76,7 +79,7 @@ def test_a_report_file_travels_as_one_word_whatever_its_name(one_launcher: Launc
     odd = recorder.directory / "a b%;'ü"
     odd.mkdir()
     found = recorder.run(f"--pspawn-report={odd}/r.json", "-n", "1", "true")
-    assert found.stubs[0][2] == f"--pspawn-report={recorder.directory}/a%20b%25%3B%27%C3%BC/r.json"
+    assert found.stubs[0][3] == f"--pspawn-report={recorder.directory}/a%20b%25%3B%27%C3%BC/r.json"
     assert (odd / "r.json").exists()
 
 
@@ -102,7 +105,7 @@ def test_stubs_on_other_hosts_get_every_option(launcher: Launcher, count: int) -
     assert sorted(found.stdout.split()) == names
     assert sorted(stub[0] for stub in found.stubs) == names
     expected = [
-        f"--pspawn-engine={launcher.mpi.engine}", own[0], f"--pspawn-report={recorder.directory}/a%20b.json", own[1],
+        f"--pspawn-engine={launcher.mpi.engine}", "--pspawn-by-engine", own[0], f"--pspawn-report={recorder.directory}/a%20b.json", own[1],
         "hostname",
     ]  # fmt: skip
     assert [stub[1:] for stub in found.stubs] == [expected] * count
@@ -356,7 +359,8 @@ def test_a_launch_imports_neither_click_nor_what_it_does_not_need() -> None:
 
 
 def test_the_defaults_add_no_word() -> None:
-    assert StubOptions().words("stub", "hydra") == ["stub", "--pspawn-engine=hydra"]
+    assert StubOptions().words("stub", "hydra") == ["stub", "--pspawn-engine=hydra", "--pspawn-by-engine"]
+    assert StubOptions().words("stub", "slurm") == ["stub", "--pspawn-engine=slurm"]
 
 
 def test_what_python_ignores_is_not_ignored_in_ranks(one_launcher: Launcher, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@
 
 #include "gather.h"
 #include "inherited.h"
+#include "../libpspawn/settings.h"
 
 /* What an epoll event is about: the kind in the upper half, an index in the lower. */
 enum { ON_LISTENER, ON_SIGNAL, ON_PAIR, ON_CONTEXT };
@@ -535,6 +536,20 @@ static bool awaits_inner(const struct gatherer *g)
 	return false;
 }
 
+/* What a stub that the engine's daemon exec'd left out: its siblings have it as well, and one of them is our parent. */
+static void add_heritage(const struct gatherer *g, struct pair *p)
+{
+	struct pspawn_settings *s = &p->a.settings;
+
+	p->a.key.inherited = g->own;
+	p->cgroup = g->own_cgroup;
+	p->label = g->own_label;
+	s->sigignore = g->own_settings.sigignore;
+	s->timerslack_ns = g->own_settings.timerslack_ns;
+	s->corefilter = g->own_settings.corefilter;
+	s->oom_score_adj = g->own_settings.oom_score_adj;
+}
+
 static void complete_arrival(struct gatherer *g, int index)
 {
 	struct pair *p = g->pairs[index];
@@ -546,6 +561,8 @@ static void complete_arrival(struct gatherer *g, int index)
 		tell(p, GATHER_PLAIN, 0, "the gatherer did not understand the arrival", -1);
 		return;
 	}
+	if (p->a.options & PSPAWN_BY_ENGINE)
+		add_heritage(g, p);
 	if (!g->local_size) { /* the first */
 		g->zero_us = p->a.start_us;
 		g->local_size = p->a.local_size;
@@ -574,7 +591,8 @@ static bool is_sound(const struct pspawn_arrival *a)
 	       a->nfds <= 65536;
 }
 
-static void take_arrival(struct gatherer *g, int index)
+/* Takes one message of it; false if there is none (any more). */
+static bool take_arrival(struct gatherer *g, int index)
 {
 	struct pair *p = g->pairs[index];
 	union {
@@ -586,7 +604,7 @@ static void take_arrival(struct gatherer *g, int index)
 	long n = raw_recv(p->sock, &m, sizeof m, &fd, &nfds, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
 
 	if (n == -EAGAIN)
-		return;
+		return false;
 	if (n == sizeof m.arrival && !p->blob && m.kind == STUB_ARRIVE && nfds == 1 && is_sound(&m.arrival)) {
 		const struct pspawn_arrival *a = &m.arrival;
 		uint64_t total = (uint64_t)a->path_bytes + a->cwd_bytes + a->cgroup_bytes + a->label_bytes +
@@ -598,7 +616,7 @@ static void take_arrival(struct gatherer *g, int index)
 		fd = -1;
 		if (total <= PSPAWN_BLOB_MAX + 65536 * sizeof(int32_t) && (p->blob = malloc(total + 1))) {
 			p->blob_bytes = (uint32_t)total;
-			return;
+			return true;
 		}
 	} else if (n > 4 && p->blob && p->state == PAIR_CONNECTED && m.kind == STUB_DATA &&
 		   (uint64_t)n - 4 <= p->blob_bytes - p->got) {
@@ -606,7 +624,7 @@ static void take_arrival(struct gatherer *g, int index)
 		p->got += (uint32_t)n - 4;
 		if (p->got == p->blob_bytes)
 			complete_arrival(g, index);
-		return;
+		return true;
 	}
 	/* end of file, or nonsense: the stub execs when it loses us */
 	if (fd >= 0)
@@ -616,6 +634,7 @@ static void take_arrival(struct gatherer *g, int index)
 	p->state = PAIR_LOST;
 	g->arrived++; /* it will not come any more: nobody shall wait for it */
 	g->last_arrival_us = now_us();
+	return false;
 }
 
 /* ---- placement and the vector call ---- */
@@ -1166,7 +1185,8 @@ static void hear_pair(struct gatherer *g, int index)
 	if (p->sock < 0)
 		return;
 	if (p->state == PAIR_CONNECTED) {
-		take_arrival(g, index);
+		while (take_arrival(g, index) && p->state == PAIR_CONNECTED)
+			;
 		return;
 	}
 	n = raw_recv(p->sock, &kind, sizeof kind, NULL, NULL, RAW_MSG_DONTWAIT);
@@ -1357,6 +1377,7 @@ static int start(struct gatherer *g)
 	sigset_t all;
 	ssize_t n = readlink("/proc/self/exe", g->proxy_object, sizeof g->proxy_object - 32);
 
+	pspawn_take_common_settings(&g->own_settings);
 	/* A stub may have come with SIGCHLD ignored, and then the kernel would keep every status from us. */
 	signal(SIGCHLD, SIG_DFL);
 	sigfillset(&all);

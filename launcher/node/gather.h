@@ -96,6 +96,7 @@ struct gatherer {
 	bool synthetic;
 	struct pspawn_inherited own; /* what the proxies will inherit */
 	char own_cgroup[8192], own_label[1024];
+	struct pspawn_settings own_settings; /* the common ones, as inherited */
 	char proxy_object[4096];
 	int local_size, arrived; /* of this generation: ranks that have said what they will do */
 	int vector_calls;

@@ -19,7 +19,10 @@
 enum pspawn_engine { PSPAWN_NO_ENGINE, PSPAWN_OPENMPI, PSPAWN_PRRTE, PSPAWN_HYDRA, PSPAWN_SLURM };
 enum pspawn_bind { PSPAWN_BIND_NONE, PSPAWN_BIND_NUMA, PSPAWN_BIND_CORE };
 
-enum pspawn_option { PSPAWN_REQUIRE = 1, PSPAWN_VERBOSE = 2 };
+/* BY_ENGINE: the engine's daemon itself exec'd this stub, as pspawn-mpirun told it to, and so all the node's. What such
+ * siblings inherit alike (struct pspawn_inherited, cgroup, label, pspawn_take_common_settings()) is left out: the gatherer,
+ * which comes from one of them, has the same. */
+enum pspawn_option { PSPAWN_REQUIRE = 1, PSPAWN_VERBOSE = 2, PSPAWN_BY_ENGINE = 4 };
 
 /* stub -> gatherer */
 enum {

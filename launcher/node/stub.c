@@ -20,6 +20,7 @@
 #define SO_SNDTIMEO 21
 #define MAX_FDS 4096
 #define POLLED_FDS 1024
+#define POLLED_AT_ONCE 64
 #define DEFAULT_TIMEOUT_MS 10000
 #define ORPHAN_GRACE_MS 300
 
@@ -31,7 +32,8 @@ struct stub {
 	const char *refusal; /* why this process cannot be handed over; the gatherer is told all the same */
 	const char *fork_point, *report, *domains, *bind_to, *engine_name, *timeout;
 	int require, verbose, off, found;
-	int wraps; /* what it execs starts another stub, for which --pspawn-require holds */
+	int by_engine; /* PSPAWN_BY_ENGINE */
+	int wraps;     /* what it execs starts another stub, for which --pspawn-require holds */
 	struct engine_job job;
 	uint64_t sigmask; /* as the engine left it */
 	struct raw_rlimit nofile;
@@ -162,6 +164,8 @@ static void parse_arguments(int argc, char **argv, char **envp)
 			stub.require = 1;
 		else if (raw_streq(argv[i], "--pspawn-verbose"))
 			stub.verbose = 1;
+		else if (raw_streq(argv[i], "--pspawn-by-engine"))
+			stub.by_engine = 1;
 		else if (!take_option(argv[i], "--pspawn-fork-point", &stub.fork_point) &&
 			 !take_option(argv[i], "--pspawn-report", &stub.report) &&
 			 !take_option(argv[i], "--pspawn-domains", &stub.domains) &&
@@ -244,24 +248,21 @@ struct entry { /* linux_dirent64 */
  */
 static int poll_fds(void)
 {
-	static struct raw_pollfd fds[POLLED_FDS];
-	struct raw_rlimit limit = {0, 0};
+	struct raw_pollfd fds[POLLED_AT_ONCE];
 	struct statx st;
-	long n = POLLED_FDS;
 
-	sys_prlimit(7 /* RLIMIT_NOFILE */, NULL, &limit);
-	if (limit.cur < POLLED_FDS)
-		n = (long)limit.cur;
 	if (sys5(__NR_statx, RAW_AT_FDCWD, "/proc/self/fd", 0, STATX_SIZE, &st) < 0 || st.stx_size == 0)
 		return -ENOSYS;
-	for (int i = 0; i < n; i++)
-		fds[i].fd = i;
-	if (sys_poll(fds, (unsigned)n, 0) < 0)
-		return -EINVAL;
 	stub.nfds = 0;
-	for (int i = 0; i < n; i++)
-		if (!(fds[i].revents & RAW_POLLNVAL))
-			stub.fds[stub.nfds++] = i;
+	for (int first = 0; first < POLLED_FDS && (uint64_t)stub.nfds < st.stx_size; first += POLLED_AT_ONCE) {
+		for (int i = 0; i < POLLED_AT_ONCE; i++)
+			fds[i] = (struct raw_pollfd){first + i, 0, 0};
+		if (sys_poll(fds, POLLED_AT_ONCE, 0) < 0) /* more than RLIMIT_NOFILE allows (poll(2)) */
+			return -EINVAL;
+		for (int i = 0; i < POLLED_AT_ONCE; i++)
+			if (!(fds[i].revents & RAW_POLLNVAL))
+				stub.fds[stub.nfds++] = first + i;
+	}
 	return (uint64_t)stub.nfds == st.stx_size ? 0 : -E2BIG;
 }
 
@@ -360,7 +361,7 @@ static const char *cannot_hand_over(void)
 		if (timer[0] | timer[1] | timer[2] | timer[3])
 			return "an interval timer is running";
 	}
-	if (has_own_seccomp_filter())
+	if (!stub.by_engine && has_own_seccomp_filter())
 		return "it has a seccomp filter of its own";
 	if (stub.arrival.settings.sched_policy & 0x40000000 || stub.arrival.settings.sched_policy == 6)
 		return "its scheduling policy cannot be inherited";
@@ -418,7 +419,7 @@ static void start_gatherer(int listener)
 	pid = sys5(__NR_clone, 17, 0, 0, 0, 0);
 	if (pid > 0)
 		sys4(__NR_wait4, pid, NULL, 0x40000000 /* __WALL */, NULL);
-	sys4(__NR_rt_sigaction, 17, old, NULL, 8);
+	sys4(__NR_rt_sigaction, 17, old, NULL, 8); /* in the gatherer too: it reads what it inherits */
 	if (subreaper && pid != 0)
 		sys_prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
 	if (pid != 0)
@@ -561,7 +562,8 @@ static const char *arrive(void)
 	a->local_size = stub.job.local_size;
 	a->fork_point = choose(stub.fork_point, fork_points, "--pspawn-fork-point: ");
 	a->bind_to = choose(stub.bind_to, binds, "--pspawn-bind-to: ");
-	a->options = (stub.require ? PSPAWN_REQUIRE : 0) | (stub.verbose ? PSPAWN_VERBOSE : 0);
+	a->options = (stub.require ? PSPAWN_REQUIRE : 0) | (stub.verbose ? PSPAWN_VERBOSE : 0) |
+		     (stub.by_engine ? PSPAWN_BY_ENGINE : 0);
 	n = stub.timeout ? raw_atol(stub.timeout) : -1;
 	a->timeout_ms = n > 0 && n < 86400 ? (uint32_t)n * 1000 : DEFAULT_TIMEOUT_MS;
 	a->start_us = stub.start_us;
@@ -574,9 +576,9 @@ static const char *arrive(void)
 	}
 	a->path_bytes = (uint32_t)raw_strlen(stub.path) + 1;
 	a->cwd_bytes = (uint32_t)n;
-	n = raw_read_file("/proc/self/cgroup", cgroup, sizeof cgroup);
+	n = stub.by_engine ? 0 : raw_read_file("/proc/self/cgroup", cgroup, sizeof cgroup);
 	a->cgroup_bytes = (n > 0 ? (uint32_t)n : 0) + 1;
-	n = raw_read_file("/proc/self/attr/current", label, sizeof label);
+	n = stub.by_engine ? 0 : raw_read_file("/proc/self/attr/current", label, sizeof label);
 	a->label_bytes = (n > 0 ? (uint32_t)n : 0) + 1;
 	a->report_bytes = (stub.report ? (uint32_t)raw_strlen(stub.report) : 0) + 1;
 	a->domains_bytes = (stub.domains ? (uint32_t)raw_strlen(stub.domains) : 0) + 1;
@@ -858,7 +860,9 @@ void stub_main(long *stack)
 	if (stub.job.engine == PSPAWN_NO_ENGINE)
 		launch_plainly("not started by a launcher that pspawn knows (no OMPI_, PMI_ or SLURM_ variables)");
 	sys_sigmask(SIG_BLOCK, &all, NULL);
-	pspawn_take_settings(&stub.arrival.settings);
+	if (!stub.by_engine)
+		pspawn_take_common_settings(&stub.arrival.settings);
+	pspawn_take_own_settings(&stub.arrival.settings);
 	stub.arrival.settings.sigmask = stub.sigmask;
 	stub.nofile = stub.arrival.settings.rlimits[7];
 	if (stub.nofile.cur < stub.nofile.max) { /* the kernel bounds descriptors in flight by it */
@@ -874,7 +878,8 @@ void stub_main(long *stack)
 	stub.arrival.key.argc = (uint32_t)stub.argc;
 	while (stub.envp[stub.arrival.key.envc])
 		stub.arrival.key.envc++;
-	pspawn_take_inherited(&stub.arrival.key.inherited);
+	if (!stub.by_engine)
+		pspawn_take_inherited(&stub.arrival.key.inherited);
 	STUB_TEST_STOP("started");
 	why = negotiate(&msg);
 	/* Stubs that come later start another gatherer, which must not wait for this one: tell it too. A dying process's

@@ -66,6 +66,8 @@ class StubOptions(NamedTuple):
     def words(self, stub: str, engine: str) -> list[str]:
         """The stub's path and options. No option has a blank (engines split the agent at blanks); the path may."""
         words = [stub, f"--pspawn-engine={engine}"]
+        if engine in (OPENMPI, PRRTE, HYDRA):  # their daemons give all ranks of a node the same heritage, Slurm doesn't
+            words.append("--pspawn-by-engine")
         if self.fork_point is not None:
             words.append(f"--pspawn-fork-point={self.fork_point}")
         if self.report is not None:
