@@ -1,7 +1,11 @@
 /*
- * engine_slurm.c - srun: SLURM_* variables of a step's task (srun(1), "OUTPUT ENVIRONMENT VARIABLES").
+ * engine_slurm.c - srun: SLURM_* variables of a step's task (srun(1), "OUTPUT ENVIRONMENT VARIABLES"), and what
+ * slurmstepd does with a task's argv[0] between its last hook and execve.
  */
+#include <linux/stat.h>
+
 #include "engine.h"
+#include "spank.h"
 
 /* "4(x2),3": tasks on the node-th node of the step; -1 if the text does not say. */
 static int tasks_on_node(const char *s, long node)
@@ -41,12 +45,67 @@ int slurm_job(char **envp, struct engine_job *job)
 	job->keep_fd = -1;
 	if (!engine_getenv(envp, "SLURM_STEP_ID") || job->rank < 0 || job->local_rank < 0 || node < 0)
 		return -1;
-	job->local_size = tasks_on_node(tasks ? tasks : engine_getenv(envp, "SLURM_TASKS_PER_NODE"), node);
+	if (job->local_size < 1) /* else the plugin has told it */
+		job->local_size = tasks_on_node(tasks ? tasks : engine_getenv(envp, "SLURM_TASKS_PER_NODE"), node);
 	if (job->local_size < 1 || job->local_rank >= job->local_size)
 		return -1;
 	job->engine = PSPAWN_SLURM;
 	job->identity = 0;
 	for (size_t i = 0; i < sizeof identity / sizeof *identity; i++)
 		job->identity = engine_hash_string(job->identity, engine_getenv(envp, identity[i]));
+	return 0;
+}
+
+char *slurm_take_words(char **envp)
+{
+	char **to = envp, *words = NULL;
+
+	for (char **from = envp; *from; from++)
+		if (raw_starts(*from, SPANK_WORDS "="))
+			words = *from + sizeof SPANK_WORDS;
+		else
+			*to++ = *from;
+	*to = NULL;
+	return words;
+}
+
+static int join(const char *dir, size_t len, const char *name, char *path, size_t room)
+{
+	size_t name_len = raw_strlen(name);
+
+	if (len + 1 + name_len + 1 > room)
+		return -ENAMETOOLONG;
+	raw_copy(path, dir, len);
+	path[len] = '/';
+	raw_copy(path + len + 1, name, name_len + 1);
+	return 0;
+}
+
+/* slurmstepd looks for names with a slash on PATH too, and takes what is no directory, executable or not. */
+int slurm_find_application(char **envp, const char *name, char *path, size_t room)
+{
+	const char *s = engine_getenv(envp, "PATH");
+	struct statx st;
+	char cwd[4096];
+	long n;
+
+	if (name[0] == '.') {
+		n = sys2(__NR_getcwd, cwd, sizeof cwd);
+		return n <= 0 ? (int)n : join(cwd, raw_strlen(cwd), name, path, room);
+	}
+	while (name[0] != '/' && s && *s) {
+		const char *dir = s;
+
+		while (*s && *s != ':')
+			s++;
+		if (s > dir && join(dir, (size_t)(s - dir), name, path, room) == 0 &&
+		    sys5(__NR_statx, RAW_AT_FDCWD, path, 0, STATX_TYPE, &st) == 0 && (st.stx_mode & 0170000) != 0040000)
+			return 0;
+		if (*s)
+			s++;
+	}
+	if (raw_strlen(name) >= room)
+		return -ENAMETOOLONG;
+	raw_copy(path, name, raw_strlen(name) + 1);
 	return 0;
 }

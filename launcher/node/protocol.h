@@ -34,9 +34,10 @@ enum {
 /* gatherer -> stub */
 enum {
 	GATHER_HEARTBEAT = 1,
-	GATHER_PLAIN,	 /* exec the application yourself; reason; status: not 0 for a wrapper around another stub */
-	GATHER_PREPARED, /* your rank stands at the gate, as do all others: commit and release it; pid */
-	GATHER_STATUS,	 /* the rank has ended; wait status; perhaps a directory in which to die with a core flag */
+	GATHER_PLAIN,	    /* exec the application yourself; reason; status: not 0 for a wrapper around another stub */
+	GATHER_PREPARED,    /* your rank stands at the gate, as do all others: commit and release it; pid */
+	GATHER_STATUS,	    /* the rank has ended; wait status; perhaps a directory in which to die with a core flag */
+	GATHER_LAST_STATUS, /* the same; it was the last, and the gatherer ends now: wait for that */
 };
 
 struct gather_msg {

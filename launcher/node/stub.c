@@ -9,6 +9,7 @@
 #include "../libpspawn/settings.h"
 #include "freestanding.h"
 #include "inherited.h"
+#include "spank.h"
 #include "stub_test.h"
 
 #define SIG_BLOCK 0
@@ -23,6 +24,7 @@
 #define POLLED_AT_ONCE 64
 #define DEFAULT_TIMEOUT_MS 10000
 #define ORPHAN_GRACE_MS 300
+#define GATHERER_END_MS 1000
 
 struct stub {
 	int argc;
@@ -31,6 +33,8 @@ struct stub {
 	char path[PATH_MAX]; /* what to exec */
 	const char *refusal; /* why this process cannot be handed over; the gatherer is told all the same */
 	const char *fork_point, *report, *domains, *bind_to, *engine_name, *timeout;
+	const char *spank; /* what the SPANK plugin told about the step: SPANK_OPTION; NULL without it */
+	const char *mover; /* its mover's address */
 	int require, verbose, off, found;
 	int by_engine; /* PSPAWN_BY_ENGINE */
 	int wraps;     /* what it execs starts another stub, for which --pspawn-require holds */
@@ -66,6 +70,13 @@ static void complain(const char *a, const char *b, const char *c, const char *d)
 	sys_write(2, line, t.at);
 }
 
+/* slurmstepd ends a task that it cannot exec with errno (exec_task in its task.c), the others as a shell does. */
+static void __attribute__((noreturn)) cannot_start(const char *what, int err)
+{
+	complain("cannot start ", what, ": ", error_text(err));
+	sys_exit(stub.spank ? -err : err == -ENOENT ? 127 : 126);
+}
+
 /* The plain launch. Everything opened here is close-on-exec, so exec undoes it; the rest is put back by hand. */
 static void __attribute__((noreturn)) exec_plainly(void)
 {
@@ -77,8 +88,7 @@ static void __attribute__((noreturn)) exec_plainly(void)
 	ret = sys3(__NR_execve, stub.path, stub.argv, stub.envp);
 	if (ret == -ENOEXEC && stub.job.engine == PSPAWN_HYDRA) /* it uses execvp(3), Open MPI does not */
 		exec_by_shell(stub.path, stub.argv, stub.envp);
-	complain("cannot start ", stub.path, ": ", error_text(ret));
-	sys_exit(ret == -ENOENT ? 127 : 126);
+	cannot_start(stub.path, (int)ret);
 }
 
 /* Without pspawn: exec what was found, or say what execve would. */
@@ -86,8 +96,7 @@ static void __attribute__((noreturn)) leave(int found)
 {
 	if (found == 0)
 		exec_plainly();
-	complain("cannot start ", stub.app, ": ", error_text(found));
-	sys_exit(found == -ENOENT ? 127 : 126);
+	cannot_start(stub.spank ? stub.path : stub.app, found);
 }
 
 static void __attribute__((noreturn)) launch_plainly(const char *why)
@@ -138,6 +147,67 @@ static void __attribute__((noreturn)) usage(int code)
 	sys_exit(code);
 }
 
+static void take_word(const char *word)
+{
+	if (raw_streq(word, "--help"))
+		usage(0);
+	if (raw_streq(word, "--pspawn-require"))
+		stub.require = 1;
+	else if (raw_streq(word, "--pspawn-verbose"))
+		stub.verbose = 1;
+	else if (raw_streq(word, "--pspawn-by-engine"))
+		stub.by_engine = 1;
+	else if (!take_option(word, "--pspawn-fork-point", &stub.fork_point) &&
+		 !take_option(word, "--pspawn-report", &stub.report) &&
+		 !take_option(word, "--pspawn-domains", &stub.domains) &&
+		 !take_option(word, "--pspawn-bind-to", &stub.bind_to) &&
+		 !take_option(word, "--pspawn-engine", &stub.engine_name) &&
+		 !take_option(word, SPANK_OPTION, &stub.spank) &&
+		 !take_option(word, "--pspawn-timeout", &stub.timeout)) {
+		complain("pspawn-stub: unknown option ", word, "; see pspawn-stub --help", "");
+		sys_exit(2);
+	}
+}
+
+/* The plugin's words, where they come in a variable, and the argv[0] that it replaced. */
+static int take_plugin_words(char **argv, char **envp)
+{
+	char *word = slurm_take_words(envp);
+
+	while (word && raw_starts(word, "--")) {
+		char *end = word;
+
+		while (*end && *end != '\n')
+			end++;
+		if (!*end)
+			return 0;
+		*end = 0;
+		if (raw_streq(word, "--")) {
+			word = end + 1;
+			break;
+		}
+		take_word(word);
+		word = end + 1;
+	}
+	if (word)
+		argv[0] = word;
+	return word != NULL;
+}
+
+/* N[,ADDRESS] of SPANK_OPTION. Whether to use pspawn is settled then: --pspawn may overrule PSPAWN=0. */
+static void take_step(void)
+{
+	const char *s = stub.spank;
+
+	stub.off = 0;
+	stub.engine_name = "slurm";
+	stub.job.local_size = (int)raw_atol(s);
+	while (*s && *s != ',')
+		s++;
+	if (*s)
+		stub.mover = s + 1;
+}
+
 static void parse_arguments(int argc, char **argv, char **envp)
 {
 	const char *off = engine_getenv(envp, "PSPAWN");
@@ -153,29 +223,17 @@ static void parse_arguments(int argc, char **argv, char **envp)
 	stub.timeout = engine_getenv(envp, "PSPAWN_TIMEOUT");
 	stub.require = is_true(engine_getenv(envp, "PSPAWN_REQUIRE"));
 	stub.verbose = is_true(engine_getenv(envp, "PSPAWN_VERBOSE"));
-	for (; i < argc && raw_starts(argv[i], "--"); i++) {
+	if (take_plugin_words(argv, envp))
+		i = 0; /* what follows is the application's */
+	for (; i > 0 && i < argc && raw_starts(argv[i], "--"); i++) {
 		if (raw_streq(argv[i], "--")) {
 			i++;
 			break;
 		}
-		if (raw_streq(argv[i], "--help"))
-			usage(0);
-		if (raw_streq(argv[i], "--pspawn-require"))
-			stub.require = 1;
-		else if (raw_streq(argv[i], "--pspawn-verbose"))
-			stub.verbose = 1;
-		else if (raw_streq(argv[i], "--pspawn-by-engine"))
-			stub.by_engine = 1;
-		else if (!take_option(argv[i], "--pspawn-fork-point", &stub.fork_point) &&
-			 !take_option(argv[i], "--pspawn-report", &stub.report) &&
-			 !take_option(argv[i], "--pspawn-domains", &stub.domains) &&
-			 !take_option(argv[i], "--pspawn-bind-to", &stub.bind_to) &&
-			 !take_option(argv[i], "--pspawn-engine", &stub.engine_name) &&
-			 !take_option(argv[i], "--pspawn-timeout", &stub.timeout)) {
-			complain("pspawn-stub: unknown option ", argv[i], "; see pspawn-stub --help", "");
-			sys_exit(2);
-		}
+		take_word(argv[i]);
 	}
+	if (stub.spank)
+		take_step();
 	/* PSPAWN_REPORT=1 asks pspawn-mpirun for a table; a file has an absolute path */
 	if (stub.report && stub.report[0] != '/' && !raw_starts(stub.report, "%2F"))
 		stub.report = NULL;
@@ -225,6 +283,11 @@ static int find_application(struct statx *st)
 {
 	int slash = 0, ret;
 
+	if (stub.spank) {
+		ret = slurm_find_application(stub.envp, stub.app, stub.path, sizeof stub.path);
+		stub.argv[0] = stub.path; /* slurmstepd writes there what it found */
+		return ret < 0 ? ret : executable_file(stub.path, st);
+	}
 	for (const char *s = stub.app; *s; s++)
 		slash |= *s == '/';
 	if (!slash && *stub.app)
@@ -309,16 +372,15 @@ static void take_application(struct pspawn_key *key, const struct statx *app)
 	key->stack = stub.arrival.settings.rlimits[3 /* RLIMIT_STACK */];
 }
 
-/* The number of seccomp filters of a process (proc(5), Linux 5.9); -1 if it cannot be known. */
-static long seccomp_filters(const char *status_file)
+/* A number of /proc/PID/status, `name` with colon and tab; -1 if it cannot be known. */
+static long status_number(const char *status_file, const char *name)
 {
 	static char text[4096];
-	static const char name[] = "Seccomp_filters:\t";
 
 	if (raw_read_file(status_file, text, sizeof text) > 0)
 		for (const char *s = text; *s; s++)
 			if (raw_starts(s, name))
-				return raw_atol(s + sizeof name - 1);
+				return raw_atol(s + raw_strlen(name));
 	return -1;
 }
 
@@ -327,6 +389,7 @@ static int has_own_seccomp_filter(void)
 {
 	char parent[32] = "";
 	struct raw_text t = {parent, sizeof parent, 0};
+	static const char filters[] = "Seccomp_filters:\t"; /* Linux 5.9 */
 	long own, inherited;
 
 	if (sys_prctl(PR_GET_SECCOMP, 0, 0, 0, 0) == 0)
@@ -334,9 +397,18 @@ static int has_own_seccomp_filter(void)
 	raw_put(&t, "/proc/");
 	raw_put_num(&t, (int64_t)sys0(__NR_getppid));
 	raw_put(&t, "/status");
-	own = seccomp_filters("/proc/self/status");
-	inherited = seccomp_filters(parent);
+	own = status_number("/proc/self/status", filters);
+	inherited = status_number(parent, filters);
 	return own < 0 || own != inherited;
+}
+
+/* srun under a debugger: slurmstepd leaves each task traced or stopped for it, which must find the application there. */
+static int is_traced(void)
+{
+	if (!stub.spank || status_number("/proc/self/status", "TracerPid:\t") <= 0)
+		return 0;
+	stub.verbose |= stub.job.rank == 0;
+	return 1;
 }
 
 /* What survives an exec but not a fork, or cannot be handed over: a reason to exec, or NULL. */
@@ -361,6 +433,8 @@ static const char *cannot_hand_over(void)
 		if (timer[0] | timer[1] | timer[2] | timer[3])
 			return "an interval timer is running";
 	}
+	if (is_traced())
+		return "a debugger is attached";
 	if (!stub.by_engine && has_own_seccomp_filter())
 		return "it has a seccomp filter of its own";
 	if (stub.arrival.settings.sched_policy & 0x40000000 || stub.arrival.settings.sched_policy == 6)
@@ -398,7 +472,7 @@ static void start_gatherer(int listener)
 {
 	char path[PATH_MAX];
 	struct raw_text t = {path, sizeof path, 0};
-	char *argv[2] = {path, NULL};
+	char *argv[3] = {path, (char *)stub.mover, NULL};
 	int subreaper = 0;
 	uint64_t ignore[4] = {1 /* SIG_IGN */, 0, 0, 0}, old[4] = {0, 0, 0, 0};
 	long n = sys4(__NR_readlinkat, RAW_AT_FDCWD, "/proc/self/exe", path, sizeof path - 1), pid;
@@ -693,18 +767,26 @@ static uint64_t thread_pending(void)
 	return mask;
 }
 
+/* slurmstepd signals its tasks one by one; what one of the group sends to the group the rank gets by itself. */
+static int is_from_slurmstepd(uint32_t sender)
+{
+	return stub.job.engine == PSPAWN_SLURM && sys1(__NR_getpgid, sender) != sys1(__NR_getpgid, 0);
+}
+
 /* `to_thread`: signals that were pending for the thread and not for the process (raise(3) before the exec). */
 static void forward_pending(int sigfd, int forward, uint64_t to_thread)
 {
-	struct {
+	struct { /* signalfd_siginfo */
 		uint32_t signo;
-		char rest[124];
+		int32_t error, code;
+		uint32_t pid;
+		char rest[112];
 	} info;
 
 	while (sys_read(sigfd, &info, sizeof info) == (long)sizeof info)
 		if (to_thread >> (info.signo - 1) & 1)
 			sys3(__NR_tgkill, stub.rank_pid, stub.rank_pid, info.signo);
-		else if (forward && info.signo != 17 /* SIGCHLD */)
+		else if (info.signo != 17 /* SIGCHLD */ && (forward || is_from_slurmstepd(info.pid)))
 			signal_rank((int)info.signo);
 }
 
@@ -792,6 +874,14 @@ static void __attribute__((noreturn)) mirror(int status, int core_dir)
 	sys_exit(128 + sig);
 }
 
+/* slurmstepd looks for processes of the step when its last task has ended, and sleeps a second if there is one. */
+static void await_gatherers_end(void)
+{
+	struct raw_pollfd end = {stub.sock, RAW_POLLIN, 0};
+
+	sys_poll(&end, 1, GATHERER_END_MS);
+}
+
 static void __attribute__((noreturn)) follow(int sigfd)
 {
 	struct gather_msg msg;
@@ -817,7 +907,9 @@ static void __attribute__((noreturn)) follow(int sigfd)
 			raw_sleep_ms(ORPHAN_GRACE_MS);
 			mirror(9, -1);
 		}
-		if (msg.kind == GATHER_STATUS)
+		if (msg.kind == GATHER_LAST_STATUS)
+			await_gatherers_end();
+		if (msg.kind == GATHER_STATUS || msg.kind == GATHER_LAST_STATUS)
 			mirror(msg.status, nfds == 1 ? core_dir : -1);
 	}
 }

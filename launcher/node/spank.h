@@ -1,0 +1,15 @@
+/*
+ * spank.h - what the SPANK plugin and the stub that it puts in the application's place say to each other.
+ *
+ * Slurm 23.11 and later let a plugin put words in front of a task's (spank_prepend_task_argv). Before, only argv[0] can be
+ * replaced: then the same words come in a variable, one a line, and behind them the true argv[0].
+ */
+#ifndef PSPAWN_SPANK_H
+#define PSPAWN_SPANK_H
+
+#define SPANK_WORDS "PSPAWN_SPANK_WORDS"
+
+/* =N[,ADDRESS]: started by the plugin for a step with N tasks on this node; the mover listens at that abstract address. */
+#define SPANK_OPTION "--pspawn-spank"
+
+#endif
