@@ -60,6 +60,15 @@ def test_parts_are_shown_as_one_in_the_order_of_their_ranks(tmp_path: Path) -> N
     )
 
 
+def test_what_the_mover_did_is_shown(tmp_path: Path) -> None:
+    file = tmp_path / "r.json"
+    part(file, "a", [rank(0)], mover={"moved": 1, "reason": None})
+    part(file, "b", [rank(1)], pid=2, mover={"moved": 0, "reason": "the mover died"})
+    shown = report.table(report.from_dict(report.read(str(file))[0]))
+    assert "  1 rank moved into their cgroups\n" in shown
+    assert "  0 ranks moved into their cgroups (the mover died)\n" in shown
+
+
 def test_parts_that_came_late_join_the_report(tmp_path: Path) -> None:
     file = tmp_path / "r.json"
     header = {"version": 1, "engine": "prrte", "exit_code": 3, "nodes": [node("a", [rank(0)])], "later": {"kept": True}}

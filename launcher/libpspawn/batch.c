@@ -122,7 +122,7 @@ void pspawn_slot_settings(struct pspawn_arena *arena, const struct pspawn_contex
 		     (want->oom_score_adj != base->oom_score_adj ? PSPAWN_SET_OOM : 0) |
 		     (want->corefilter != base->corefilter ? PSPAWN_SET_COREFILTER : 0) |
 		     (want->timerslack_ns != base->timerslack_ns ? PSPAWN_SET_TIMERSLACK : 0) |
-		     (memcmp(want->cpus, ctx->cpus, sizeof want->cpus) != 0 ? PSPAWN_SET_CPUS : 0) |
+		     (arena->moves || memcmp(want->cpus, ctx->cpus, sizeof want->cpus) != 0 ? PSPAWN_SET_CPUS : 0) |
 		     (proxy_policy_differs(ctx, want) ? PSPAWN_SET_MEMPOLICY : 0);
 	slot->want = put_once(arena, want, offsetof(struct pspawn_settings, cpus), &arena->last_want,
 			      &arena->last_want_bytes);

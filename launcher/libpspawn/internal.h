@@ -69,6 +69,7 @@ struct pspawn_arena {
 	/* what pspawn_slot_settings() put last, to share it */
 	uint64_t last_want, last_cpus, last_nodes;
 	size_t last_want_bytes, last_cpus_bytes, last_nodes_bytes;
+	bool moves; /* ranks will be moved to other cpusets, which resets their affinity: to be set even if it is the proxy's */
 };
 int pspawn_arena_open(struct pspawn_arena *arena, uint32_t nslots, uint64_t extra_bytes);
 uint64_t pspawn_arena_put(struct pspawn_arena *arena, const void *data,

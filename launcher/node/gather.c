@@ -26,7 +26,7 @@
 #include "../libpspawn/settings.h"
 
 /* What an epoll event is about: the kind in the upper half, an index in the lower. */
-enum { ON_LISTENER, ON_SIGNAL, ON_PAIR, ON_CONTEXT };
+enum { ON_LISTENER, ON_SIGNAL, ON_PAIR, ON_CONTEXT, ON_MOVER };
 
 #define PROXY_GRACE_US 2000000	    /* for a proxy to end after its doorbell was closed */
 #define LINGER_US 1000000	    /* without a living pair, while not all of the node's stubs have arrived */
@@ -63,6 +63,9 @@ static bool is_live(const struct pair *p)
 {
 	return p->sock >= 0;
 }
+
+static bool awaits_inner(const struct gatherer *g);
+static bool has_processes(const struct context *c);
 
 /* ---- talking to stubs ---- */
 
@@ -159,6 +162,26 @@ static int make_core_dir(struct pair *p)
 	return fd;
 }
 
+/*
+ * Is there nothing to wait for after this pair? slurmstepd sleeps a second if the gatherer still lives when the last
+ * task has ended, so that one waits for the gatherer. Only Slurm looks.
+ */
+static bool is_last(const struct gatherer *g, const struct pair *last)
+{
+	if (last->a.engine != PSPAWN_SLURM || g->arrived < g->local_size || awaits_inner(g))
+		return false;
+	for (int i = 0; i < g->npairs; i++) {
+		const struct pair *p = g->pairs[i];
+
+		if (p->core_dir[0] || p->state < PAIR_MIRRORED || (p->rank_pid && !p->rank_ended))
+			return false;
+	}
+	for (int i = 0; i < g->ncontexts; i++)
+		if (has_processes(g->contexts[i]))
+			return false;
+	return true;
+}
+
 static void mirror(struct gatherer *g, struct pair *p)
 {
 	int fd = -1;
@@ -169,7 +192,8 @@ static void mirror(struct gatherer *g, struct pair *p)
 		fd = make_core_dir(p);
 	p->state = PAIR_MIRRORED;
 	report_before_last(g);
-	tell(p, GATHER_STATUS, p->status, "", fd);
+	g->ending = is_last(g, p);
+	tell(p, g->ending ? GATHER_LAST_STATUS : GATHER_STATUS, p->status, "", fd);
 	xclose(&fd);
 }
 
@@ -474,7 +498,7 @@ static void begin_contexts(struct gatherer *g, int pair)
 }
 
 /* Proxies inherit from the gatherer what the first stub had; a rank that would have something else is exec'd. */
-static const char *heritage_refusal(const struct gatherer *g, const struct pair *p)
+static const char *heritage_refusal(const struct gatherer *g, struct pair *p)
 {
 	const struct pspawn_inherited *own = &g->own, *its = &p->a.key.inherited;
 
@@ -484,11 +508,9 @@ static const char *heritage_refusal(const struct gatherer *g, const struct pair 
 		return "its root directory is another than the gatherer's";
 	if (memcmp(own, its, sizeof *own) != 0)
 		return "its credentials, capabilities or personality are others than the gatherer's";
-	if (strcmp(g->own_cgroup, p->cgroup) != 0)
-		return "its cgroup is another than the gatherer's";
 	if (strcmp(g->own_label, p->label) != 0)
 		return "its security label is another than the gatherer's";
-	return NULL;
+	return mover_refusal(g, p);
 }
 
 /* Why this stub's rank cannot be forked, seen from itself alone; or NULL. */
@@ -568,6 +590,7 @@ static void complete_arrival(struct gatherer *g, int index)
 		g->local_size = p->a.local_size;
 		g->timeout_ms = p->a.timeout_ms;
 		read_domains(g, p);
+		mover_settle(g, p);
 	}
 	g->last_arrival_us = now_us();
 	if (!meets_expectation(g, index))
@@ -975,13 +998,14 @@ static void request(struct gatherer *g, struct context *c)
 		dismiss_members(g, c, "no memory for the vector call (memfd)");
 		end_context(c, CONTEXT_CLOSED);
 	} else {
+		c->arena.moves = mover_has_work(g, c);
 		for (int m = 0; m < kept; m++) {
 			fill_slot(&c->arena, c, (uint32_t)m, g->pairs[c->members[m]]);
 			channels[m] = g->pairs[c->members[m]]->channel;
 		}
 		c->arena.batch->gate = PSPAWN_GATE_CHANNEL;
 		c->arena.batch->sharers = count_sharers(g, c);
-		c->arena.batch->placed = 1; /* no mover in this launch */
+		c->arena.batch->placed = !c->arena.moves;
 		c->state = CONTEXT_CALLED;
 		c->progress = -1;
 		c->progress_us = now_us();
@@ -1020,7 +1044,7 @@ static void make_vector_call(struct gatherer *g)
 	test_stop("called");
 }
 
-static void fail_slot(struct pspawn_result *result, enum pspawn_step step, int err)
+void fail_slot(struct pspawn_result *result, enum pspawn_step step, int err)
 {
 	result->step = step;
 	result->err = err;
@@ -1073,7 +1097,7 @@ static void conclude(struct gatherer *g, struct context *c)
 				kill(c->arena.batch->leader, SIGKILL); /* it holds the stubs' descriptors */
 			snprintf(reason, sizeof reason, "the fork failed at step %s: %s",
 				 pspawn_step_name((int)result->step), strerror(result->err));
-			dismiss(g, p, reason);
+			dismiss(g, p, p->moves && result->step == PSPAWN_STEP_CGROUP ? g->mover.reason : reason);
 		}
 	}
 	end_context(c, CONTEXT_SETTLED);
@@ -1129,6 +1153,8 @@ static void advance(struct gatherer *g)
 		close_collection(g);
 	if (g->phase == PHASE_CONTEXTS && contexts_final(g))
 		make_vector_call(g);
+	if (g->phase == PHASE_SETTLE)
+		mover_advance(g);
 	if (g->phase == PHASE_SETTLE && settle(g))
 		g->phase = PHASE_COLLECT; /* stubs that come later form another generation */
 }
@@ -1401,6 +1427,7 @@ static int start(struct gatherer *g)
 	}
 	prctl(PR_SET_CHILD_SUBREAPER, 1);
 	prctl(PR_SET_NAME, "pspawn-gather");
+	g->mover.sock = g->mover.context = -1;
 	g->listener = PSPAWN_LISTENER_FD;
 	if (fcntl(g->listener, F_SETFD, FD_CLOEXEC) < 0 || fcntl(g->listener, F_SETFL, O_NONBLOCK) < 0)
 		return -1;
@@ -1413,12 +1440,16 @@ static int start(struct gatherer *g)
 	return watch(g, g->listener, ON_LISTENER, 0) && watch(g, g->sigfd, ON_SIGNAL, 0) ? 0 : -1;
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
 	static struct gatherer g;
 	struct epoll_event events[64];
 
 	if (start(&g) < 0)
+		return 1;
+	if (argc > 1)
+		mover_meet(&g, argv[1]);
+	if (g.mover.sock >= 0 && !watch(&g, g.mover.sock, ON_MOVER, 0))
 		return 1;
 	do {
 		int wait_ms = g.report_due_us ? RELEASE_GRACE_US / 1000 : 500;
@@ -1440,6 +1471,10 @@ int main(void)
 			case ON_CONTEXT:
 				hear_context(&g, g.contexts[index]);
 				break;
+			case ON_MOVER:
+				if (g.mover.sock >= 0)
+					mover_hear(&g);
+				break;
 			}
 		}
 		advance(&g);
@@ -1448,7 +1483,7 @@ int main(void)
 			abandon_contexts(&g);
 		if (!has_work(&g))
 			accept_stubs(&g); /* somebody may have connected a moment ago */
-	} while (has_work(&g));
+	} while (has_work(&g) && !g.ending);
 	kill_strays();
 	return 0;
 }

@@ -9,6 +9,7 @@
 #include <sys/types.h>
 
 #include "../libpspawn/internal.h"
+#include "mover.h"
 #include "protocol.h"
 
 #define MAX_DOMAINS 256
@@ -45,6 +46,7 @@ struct pair {
 	char reason[PSPAWN_REASON_LEN]; /* why it was not forked */
 	int64_t forked_us, released_us, entered_us;
 	char core_dir[64];
+	bool moves, moved; /* its rank has to go into other cgroups than the gatherer's; and did */
 };
 
 enum context_state {
@@ -78,6 +80,18 @@ struct context {
 	int64_t progress_us;	     /* when it last changed */
 	struct refusal refusals[MAX_REFUSALS];
 	int nrefusals;
+	uint32_t next_to_move; /* slots before this one were moved, or need not be */
+};
+
+/* The way to the mover, if the plugin named one. */
+struct mover_link {
+	int sock; /* -1: none, or lost */
+	bool named, usable;
+	char reason[PSPAWN_REASON_LEN]; /* why it is not usable, or did not move a rank */
+	int context;			/* whose ranks it is moving; -1: none */
+	uint32_t first, slots[MOVER_MAX], count;
+	int64_t asked_us;
+	int moved;
 };
 
 enum phase { PHASE_COLLECT, PHASE_CONTEXTS, PHASE_SETTLE };
@@ -104,7 +118,21 @@ struct gatherer {
 	uint32_t timeout_ms;
 	int outstanding;       /* stubs that exec'd a wrapper in which another stub waits */
 	int64_t report_due_us; /* 0: nothing to write */
+	struct mover_link mover;
+	bool ending; /* the last stub was told and waits for our end */
 };
+
+/* gather.c */
+void fail_slot(struct pspawn_result *result, enum pspawn_step step, int err);
+
+/* mover_client.c, in the order of a launch: connects; goes with the proxies to come to the level of the step; tells why
+ * this pair's rank cannot be moved, or NULL; tells whether ranks of the context wait for `placed`; asks; hears. */
+void mover_meet(struct gatherer *g, const char *address);
+void mover_settle(struct gatherer *g, const struct pair *first);
+const char *mover_refusal(const struct gatherer *g, struct pair *p);
+bool mover_has_work(const struct gatherer *g, const struct context *c);
+void mover_advance(struct gatherer *g);
+void mover_hear(struct gatherer *g);
 
 /* image.c: why this executable cannot become a proxy, or NULL. Static storage. *inner: another stub will come from it. */
 const char *image_refusal(const struct pair *pair, bool *inner);

@@ -113,6 +113,19 @@ static int by_rank(const void *a, const void *b, void *arg)
 	return g->pairs[*(const int *)a]->a.rank - g->pairs[*(const int *)b]->a.rank;
 }
 
+/* Only where ranks had to be moved: under Slurm, with cgroups for each task. */
+static void put_mover(FILE *f, const struct mover_link *mover)
+{
+	if (!mover->named)
+		return;
+	fprintf(f, "\"mover\": {\"moved\": %d, \"reason\": ", mover->moved);
+	if (*mover->reason)
+		put_string(f, mover->reason);
+	else
+		fputs("null", f);
+	fputs("},\n ", f);
+}
+
 static void put_node(FILE *f, const struct gatherer *g, const char *host)
 {
 	static const char *const engines[] = {"", "openmpi", "prrte", "hydra", "slurm"};
@@ -133,7 +146,9 @@ static void put_node(FILE *f, const struct gatherer *g, const char *host)
 		put_cpus(f, g->domains[i].cpus);
 		fputc('}', f);
 	}
-	fputs("],\n \"contexts\": [", f);
+	fputs("],\n ", f);
+	put_mover(f, &g->mover);
+	fputs("\"contexts\": [", f);
 	for (int i = 0; i < g->ncontexts; i++) {
 		if (!g->contexts[i]->used)
 			continue;

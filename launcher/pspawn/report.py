@@ -16,6 +16,7 @@ of the node started (``zero_us``: when that was, CLOCK_MONOTONIC)::
 
     {"host": str, "local_size": int, "vector_calls": int, "zero_us": int,
      "domains": [{"numa_node": int, "cpus": "0-3"}, …],
+     "mover": {"moved": int, "reason": str | null},   (only under Slurm, where ranks have cgroups of their own)
      "contexts": [{"executable": str, "numa_node": int, "pid": int, "fork_point": "preinit" | "main", "requests": int,
                    "refused": [{"fork_point": "main", "reason": str}, …], "created_us": int | null}, …],
      "ranks": [{"rank": int, "pid": int, "stub_pid": int, "context": int | null,   (index into contexts)
@@ -92,6 +93,14 @@ class Rank:
 
 
 @dataclass(frozen=True)
+class Mover:
+    """How many ranks Slurm's mover put into their cgroups; ``reason``: why not all."""
+
+    moved: int
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
 class Node:
     """What one job did on one host."""
 
@@ -102,6 +111,7 @@ class Node:
     domains: tuple[Domain, ...] = ()
     contexts: tuple[Context, ...] = ()
     ranks: tuple[Rank, ...] = ()
+    mover: Mover | None = None
 
 
 @dataclass(frozen=True)
@@ -227,6 +237,11 @@ class _Fields:
     def maybe(self, key: str, kind: type[_T]) -> _T | None:
         return self.get(key, kind, None)
 
+    def object(self, key: str) -> Iterable[_Fields]:
+        """None or one."""
+        if key in self._data:
+            yield _Fields(self._data[key], f"{self._place}: {key}")
+
     def items(self, key: str, default: Any = _REQUIRED) -> Iterable[_Fields]:
         for index, item in enumerate(self.get(key, list, default)):
             yield _Fields(item, f"{self._place}: {key}[{index}]")
@@ -264,7 +279,14 @@ def _node(node: _Fields) -> Node:
         domains=tuple(Domain(d.get("numa_node", int), d.get("cpus", str)) for d in node.items("domains", [])),
         contexts=tuple(_context(context) for context in node.items("contexts")),
         ranks=tuple(_rank(rank) for rank in node.items("ranks")),
+        mover=_mover(node),
     )
+
+
+def _mover(node: _Fields) -> Mover | None:
+    for mover in node.object("mover"):
+        return Mover(moved=mover.get("moved", int), reason=mover.maybe("reason", str))
+    return None
 
 
 def _context(context: _Fields) -> Context:
@@ -334,6 +356,9 @@ def _node_lines(node: Node) -> list[str]:
     domains = "; ".join(f"numa {domain.numa_node}: {domain.cpus}" for domain in node.domains)
     head = f"{node.host}: {_count(len(node.ranks), 'rank')}, {_count(node.vector_calls, 'vector call')}"
     lines = [head + (f", CPUs {domains}" if domains else "")]
+    if node.mover:
+        why = f" ({_printable(node.mover.reason)})" if node.mover.reason else ""
+        lines.append(f"  {_count(node.mover.moved, 'rank')} moved into their cgroups{why}")
     if node.contexts:
         rows = [["context", "numa", "fork point", "requests", "ranks", "pid", "ready", "executable"]]
         for index, context in enumerate(node.contexts):

@@ -1,0 +1,57 @@
+/*
+ * mover.h - what the gatherer and the SPANK plugin's mover say to each other.
+ *
+ * The mover is root's, the gatherer the user's: the mover believes nothing but that the descriptors are pidfds, and finds
+ * out the rest itself. One SOCK_SEQPACKET connection, one request at a time; both are built from one source tree.
+ */
+#ifndef PSPAWN_MOVER_H
+#define PSPAWN_MOVER_H
+
+#include <stdint.h>
+
+#define MOVER_MAGIC 0x70736d76u
+#define MOVER_LISTENER_FD 3 /* where the mover finds the listening socket */
+#define MOVER_STEPD_FD 4    /* and a pidfd of slurmstepd */
+#define MOVER_MAX 32	    /* processes in a request: two descriptors each */
+
+enum mover_kind {
+	MOVER_TO_TASK = 1, /* into the cgroups of the stub */
+	MOVER_TO_STEP,	   /* above those of the step's tasks: for the gatherer, whose proxies inherit it */
+};
+
+/* With 2 * count pidfds: a process and the stub whose cgroups tell where to; and so on. */
+struct mover_request {
+	uint32_t magic, kind, count;
+};
+
+enum mover_result {
+	MOVER_DONE,
+	MOVER_GONE,	   /* the process has ended */
+	MOVER_NOT_USERS,   /* it is not the job's user's */
+	MOVER_NOT_IN_STEP, /* it is not inside this step */
+	MOVER_NOT_A_STUB,  /* the other is no task of this step */
+	MOVER_NO_CGROUP,   /* the kernel refused, or a hierarchy is not mounted */
+};
+
+struct mover_reply {
+	uint32_t magic, kind, count;
+	uint32_t result[MOVER_MAX];
+};
+
+static inline const char *mover_result_text(uint32_t result)
+{
+	switch (result) {
+	case MOVER_GONE:
+		return "the mover found that it had ended";
+	case MOVER_NOT_USERS:
+		return "the mover found that it is not the job's user's";
+	case MOVER_NOT_IN_STEP:
+		return "the mover found that it is not inside the step";
+	case MOVER_NOT_A_STUB:
+		return "the mover found that its stub is no task of the step";
+	default:
+		return "the mover could not put it into its stub's cgroups";
+	}
+}
+
+#endif

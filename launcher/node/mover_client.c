@@ -1,0 +1,246 @@
+/*
+ * mover_client.c - the gatherer's side of the mover: under Slurm, ranks into the cgroups of their stubs.
+ *
+ * Nothing here waits but the first request, which must be answered before a proxy is started. The others are sent one
+ * after the other, and the mover's answers are events like any other; docs/protocol.md, "The step placed".
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <linux/futex.h>
+#include <limits.h>
+#include <poll.h>
+#include <signal.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "gather.h"
+
+static void set_reason(struct gatherer *g, const char *reason)
+{
+	snprintf(g->mover.reason, sizeof g->mover.reason, "%s", reason);
+}
+
+static void hang_up(struct gatherer *g, const char *reason)
+{
+	if (g->mover.sock >= 0)
+		close(g->mover.sock);
+	g->mover.sock = -1;
+	g->mover.usable = false;
+	g->mover.context = -1;
+	set_reason(g, reason);
+}
+
+void mover_meet(struct gatherer *g, const char *address)
+{
+	struct sockaddr_un name = {.sun_family = AF_UNIX};
+	socklen_t len = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + strlen(address));
+	struct ucred peer = {.uid = (uid_t)-1};
+	socklen_t peer_len = sizeof peer;
+
+	g->mover.named = true;
+	if (len > sizeof name) {
+		hang_up(g, "the mover's address is too long");
+		return;
+	}
+	memcpy(name.sun_path + 1, address, strlen(address));
+	g->mover.sock = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (g->mover.sock < 0 || connect(g->mover.sock, (struct sockaddr *)&name, len) < 0)
+		hang_up(g, "the mover of the step cannot be reached");
+	else if (getsockopt(g->mover.sock, SOL_SOCKET, SO_PEERCRED, &peer, &peer_len) < 0 || peer.uid != 0)
+		hang_up(g, "another user holds the mover's address");
+}
+
+/* A request for those whose two pidfds can be had; which these are is said in `asked`. The number, or negative errno. */
+static int send_request(struct gatherer *g, enum mover_kind kind, const pid_t (*pids)[2], uint32_t n, bool *asked)
+{
+	struct mover_request request = {.magic = MOVER_MAGIC, .kind = kind};
+	int fds[2 * MOVER_MAX];
+	long ret = 0;
+
+	for (uint32_t i = 0; i < n; i++) {
+		int *fd = fds + 2 * request.count;
+
+		fd[0] = (int)syscall(SYS_pidfd_open, pids[i][0], 0);
+		fd[1] = (int)syscall(SYS_pidfd_open, pids[i][1], 0);
+		asked[i] = fd[0] >= 0 && fd[1] >= 0;
+		request.count += asked[i];
+		for (int k = 0; !asked[i] && k < 2; k++)
+			if (fd[k] >= 0)
+				close(fd[k]);
+	}
+	if (request.count)
+		ret = raw_send(g->mover.sock, &request, sizeof request, fds, (int)(2 * request.count),
+			       RAW_MSG_DONTWAIT);
+	for (uint32_t i = 0; i < 2 * request.count; i++)
+		close(fds[i]);
+	return ret < 0 ? (int)ret : (int)request.count;
+}
+
+static bool take_reply(struct gatherer *g, struct mover_reply *reply, uint32_t count)
+{
+	return raw_recv(g->mover.sock, reply, sizeof *reply, NULL, NULL, RAW_MSG_DONTWAIT) == sizeof *reply &&
+	       reply->magic == MOVER_MAGIC && reply->count == count;
+}
+
+void mover_settle(struct gatherer *g, const struct pair *first)
+{
+	const pid_t pids[1][2] = {{getpid(), first->stub_pid}};
+	struct pollfd answer = {.fd = g->mover.sock, .events = POLLIN};
+	struct mover_reply reply;
+	bool asked;
+
+	if (g->mover.sock < 0)
+		return;
+	if (send_request(g, MOVER_TO_STEP, pids, 1, &asked) != 1)
+		hang_up(g, "no pidfds for the mover (Linux 5.3)");
+	else if (poll(&answer, 1, (int)g->timeout_ms) <= 0)
+		hang_up(g, "the mover was silent for longer than the deadline");
+	else if (!take_reply(g, &reply, 1))
+		hang_up(g, "the mover died");
+	else if (reply.result[0] != MOVER_DONE)
+		hang_up(g, mover_result_text(reply.result[0]));
+	else
+		g->mover.usable = raw_read_file("/proc/self/cgroup", g->own_cgroup, sizeof g->own_cgroup) > 0;
+}
+
+const char *mover_refusal(const struct gatherer *g, struct pair *p)
+{
+	if (strcmp(g->own_cgroup, p->cgroup) == 0)
+		return NULL;
+	if (!g->mover.usable)
+		return g->mover.named ? g->mover.reason : "its cgroup is another than the gatherer's";
+	p->moves = true;
+	p->cgroup = ""; /* ranks of different cgroups share a context then */
+	return NULL;
+}
+
+bool mover_has_work(const struct gatherer *g, const struct context *c)
+{
+	for (int m = 0; m < c->nmembers; m++)
+		if (g->pairs[c->members[m]]->moves)
+			return true;
+	return false;
+}
+
+/* Lets a context's ranks go on to their affinity and the gate. */
+static void let_go(struct context *c)
+{
+	atomic_store(&c->arena.batch->placed, 1);
+	syscall(SYS_futex, &c->arena.batch->placed, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
+	c->progress_us = now_us();
+}
+
+/* Never to be released: it would run in the wrong place. */
+static void give_up_slot(struct context *c, uint32_t slot, int err)
+{
+	struct pspawn_result *result = &c->arena.batch->results[slot];
+
+	if (atomic_load(&result->state) == PSPAWN_SLOT_FAILED)
+		return;
+	fail_slot(result, PSPAWN_STEP_CGROUP, err);
+	if (result->pid > 0)
+		kill(result->pid, SIGKILL);
+}
+
+/* Ranks that were moved may start; the others are exec'd. */
+static void lose_mover(struct gatherer *g, const char *reason)
+{
+	uint32_t unanswered = g->mover.context >= 0 ? g->mover.first : 0;
+	int asking = g->mover.context;
+
+	hang_up(g, reason);
+	for (int i = 0; i < g->ncontexts; i++) {
+		struct context *c = g->contexts[i];
+
+		if (c->state != CONTEXT_CALLED || atomic_load(&c->arena.batch->placed))
+			continue;
+		for (uint32_t s = i == asking ? unanswered : c->next_to_move; s < c->arena.batch->nslots; s++)
+			give_up_slot(c, s, EPIPE);
+		let_go(c);
+	}
+}
+
+/* Asks for the next ranks of this context; lets them go when there are no more. */
+static void ask_for(struct gatherer *g, int index)
+{
+	struct context *c = g->contexts[index];
+	pid_t pids[MOVER_MAX][2];
+	uint32_t slots[MOVER_MAX], n = 0;
+	bool asked[MOVER_MAX];
+	int sent;
+
+	g->mover.first = c->next_to_move;
+	for (; n < MOVER_MAX && c->next_to_move < c->arena.batch->nslots; c->next_to_move++) {
+		const struct pspawn_result *result = &c->arena.batch->results[c->next_to_move];
+
+		if (result->pid <= 0 || atomic_load(&result->state) == PSPAWN_SLOT_FAILED)
+			continue;
+		pids[n][0] = result->pid;
+		pids[n][1] = g->pairs[c->members[c->next_to_move]]->stub_pid;
+		slots[n++] = c->next_to_move;
+	}
+	if (n == 0) {
+		let_go(c);
+		return;
+	}
+	sent = send_request(g, MOVER_TO_TASK, (const pid_t(*)[2])pids, n, asked);
+	if (sent < 0) {
+		c->next_to_move = g->mover.first;
+		lose_mover(g, "the mover does not take requests");
+		return;
+	}
+	for (uint32_t i = 0, k = 0; i < n; i++)
+		if (asked[i])
+			g->mover.slots[k++] = slots[i];
+		else
+			give_up_slot(c, slots[i], ESRCH);
+	g->mover.count = (uint32_t)sent;
+	g->mover.context = sent > 0 ? index : -1;
+	g->mover.asked_us = now_us();
+}
+
+void mover_advance(struct gatherer *g)
+{
+	if (g->mover.context >= 0) {
+		if (now_us() - g->mover.asked_us > g->timeout_ms * 1000ll)
+			lose_mover(g, "the mover was silent for longer than the deadline");
+		return;
+	}
+	for (int i = 0; i < g->ncontexts && g->mover.context < 0; i++) {
+		struct context *c = g->contexts[i];
+
+		/* when the batch leader has ended, all pids are known and are the gatherer's children's */
+		while (c->state == CONTEXT_CALLED && c->leader_ended && !atomic_load(&c->arena.batch->placed) &&
+		       g->mover.context < 0)
+			ask_for(g, i);
+	}
+}
+
+void mover_hear(struct gatherer *g)
+{
+	struct context *c;
+	struct mover_reply reply;
+
+	if (g->mover.context < 0 || !take_reply(g, &reply, g->mover.count)) {
+		lose_mover(g, "the mover died");
+		return;
+	}
+	c = g->contexts[g->mover.context];
+	g->mover.context = -1;
+	for (uint32_t i = 0; i < g->mover.count; i++) {
+		struct pair *p = g->pairs[c->members[g->mover.slots[i]]];
+
+		if (reply.result[i] != MOVER_DONE) {
+			set_reason(g, mover_result_text(reply.result[i]));
+			give_up_slot(c, g->mover.slots[i], EPERM);
+		}
+		p->moved = reply.result[i] == MOVER_DONE;
+		g->mover.moved += p->moved;
+	}
+	c->progress_us = now_us();
+}
