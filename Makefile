@@ -20,7 +20,7 @@ MPICH4_LIB = .test-env/mpich4/lib/libmpi.so.12
 TRIXIE = .test-env/trixie/.installed
 
 .NOTPARALLEL:
-.PHONY: all demo test test-all lint format clean native examples examples-wheels \
+.PHONY: all demo test test-all lint format clean native spank examples examples-wheels \
 	packages-build packages-demo packages-test packages-lint
 
 all: packages-build native $(VENV)
@@ -28,10 +28,10 @@ all: packages-build native $(VENV)
 demo: packages-demo native $(VENV) examples
 	.venv/bin/python -m pspawn.bench.demo
 
-test: packages-test native $(VENV) $(MPI_WHEELS) $(MPICH4_LIB) $(TRIXIE) examples examples-wheels
+test: packages-test native spank $(VENV) $(MPI_WHEELS) $(MPICH4_LIB) $(TRIXIE) examples examples-wheels
 	$(PYTEST) -m "not long" $(PYTEST_ARGS)
 
-test-all: packages-test native $(VENV) $(MPI_WHEELS) $(MPICH4_LIB) $(TRIXIE) examples examples-wheels
+test-all: packages-test native spank $(VENV) $(MPI_WHEELS) $(MPICH4_LIB) $(TRIXIE) examples examples-wheels
 	$(PYTEST) -m long $(PYTEST_ARGS)
 
 lint: packages-lint $(VENV) $(LINT)
@@ -64,6 +64,10 @@ packages-lint:
 
 native:
 	@$(MAKE) --no-print-directory -C launcher
+
+# The SPANK plugin beside the stub, where the tests' clusters look for both.
+spank: native
+	@$(MAKE) --no-print-directory -C spank_plugin DEST=$(CURDIR)/launcher/pspawn/_native
 
 examples: native
 	@$(MAKE) --no-print-directory -C examples

@@ -1,0 +1,138 @@
+/*
+ * start.c - starts pspawn-mover, detached from slurmstepd.
+ *
+ * A program of its own and not just a fork: slurmstepd has threads, credentials and sockets in its memory that root's
+ * helper of a user's step must not carry along. It is no child of slurmstepd either, which would find and kill it with
+ * the tasks (proctrack/linuxproc walks the tree of parents).
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "../launcher/node/mover.h"
+#include "pspawn.h"
+
+static void xclose(int *fd)
+{
+	if (*fd >= 0)
+		close(*fd);
+	*fd = -1;
+}
+
+/* Beside the stub: its ../libexec/pspawn. */
+static int find_mover(const char *stub, char path[PATH_MAX], char *why, size_t room)
+{
+	char directory[PATH_MAX];
+
+	snprintf(directory, sizeof directory, "%s", stub);
+	for (int up = 0; up < 2; up++) {
+		char *slash = strrchr(directory, '/');
+
+		if (slash)
+			*slash = 0;
+	}
+	if (snprintf(path, PATH_MAX, "%s/libexec/pspawn/pspawn-mover", directory) >= PATH_MAX) {
+		snprintf(why, room, "%s: the path is too long", stub);
+		return -1;
+	}
+	return pspawn_trust(path, why, room);
+}
+
+static int listen_at(const char *name)
+{
+	struct sockaddr_un address = {.sun_family = AF_UNIX};
+	socklen_t len = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + strlen(name));
+	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+
+	memcpy(address.sun_path + 1, name, strlen(name));
+	if (fd >= 0 && (bind(fd, (struct sockaddr *)&address, len) < 0 || listen(fd, 8) < 0))
+		xclose(&fd);
+	return fd;
+}
+
+/* The parent of the task. Not getpid(): from 24.05 on a hook may run in a child of slurmstepd (contain_spank). */
+static pid_t parent_of(pid_t task)
+{
+	char path[64], text[512] = "", *end;
+	FILE *f;
+	int parent = -1;
+
+	snprintf(path, sizeof path, "/proc/%d/stat", task);
+	f = fopen(path, "re");
+	if (!f)
+		return -1;
+	if (fgets(text, sizeof text, f) && (end = strrchr(text, ')')) && sscanf(end + 1, " %*c %d", &parent) != 1)
+		parent = -1;
+	fclose(f);
+	return parent;
+}
+
+/* In a child of a process with threads: system calls only. */
+static void __attribute__((noreturn)) become_mover(const char *path, char *const argv[], int listener, int stepd)
+{
+	char *const environment[] = {NULL};
+	sigset_t none;
+	int high_listener = fcntl(listener, F_DUPFD, 10), high_stepd = fcntl(stepd, F_DUPFD, 10);
+	int null = open("/dev/null", O_RDWR);
+
+	setsid();
+	if (fork() != 0 || high_listener < 0 || high_stepd < 0 || null < 0 || chdir("/") < 0)
+		_exit(0);
+	for (int fd = 0; fd < 3; fd++)
+		dup2(null, fd);
+	dup2(high_listener, MOVER_LISTENER_FD);
+	dup2(high_stepd, MOVER_STEPD_FD);
+	for (int fd = MOVER_STEPD_FD + 1; fd < 1024; fd++)
+		close(fd); /* slurmstepd's own are close-on-exec */
+	for (int sig = 1; sig < 32; sig++)
+		signal(sig, SIG_DFL);
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
+	execve(path, argv, environment);
+	_exit(1);
+}
+
+int pspawn_start_mover(const char *stub, const char *name, pid_t task, uid_t uid)
+{
+	char path[PATH_MAX], why[REASON_LEN], user[16], pid[16];
+	char *argv[] = {path, user, pid, NULL};
+	int listener = -1, stepd = -1, rv = -1;
+	pid_t parent = parent_of(task), child;
+
+	snprintf(user, sizeof user, "%u", uid);
+	snprintf(pid, sizeof pid, "%d", parent);
+	if (find_mover(stub, path, why, sizeof why) < 0)
+		goto fail;
+	stepd = (int)syscall(SYS_pidfd_open, parent, 0);
+	listener = listen_at(name);
+	if (stepd < 0 || listener < 0) {
+		snprintf(why, sizeof why, "%s: %s", stepd < 0 ? "pidfd_open" : "its socket", strerror(errno));
+		goto fail;
+	}
+	child = fork();
+	if (child == 0)
+		become_mover(path, argv, listener, stepd);
+	if (child < 0) {
+		snprintf(why, sizeof why, "fork: %s", strerror(errno));
+		goto fail;
+	}
+	while (waitpid(child, NULL, 0) < 0 && errno == EINTR)
+		;
+	rv = 0;
+fail:
+	xclose(&listener);
+	xclose(&stepd);
+	if (rv < 0)
+		slurm_error("pspawn: cannot start the mover: %s", why);
+	return rv;
+}
