@@ -93,10 +93,21 @@ def _mariadb(data: Path) -> list[str]:
 
 
 class Cluster:
-    """`with Cluster(nodes=2) as slurm: slurm.srun("-n4", "true")`."""
+    """`with Cluster(nodes=2) as slurm: slurm.srun("-n4", "true")`.
+
+    `plugstack` and `cgroup`: the text of plugstack.conf and lines for cgroup.conf. Further settings are slurm.conf's.
+    """
 
     def __init__(
-        self, nodes: int = 1, cpus: int = 64, *, root: Path | None = None, accounting: bool = False, **settings: str
+        self,
+        nodes: int = 1,
+        cpus: int = 64,
+        *,
+        root: Path | None = None,
+        accounting: bool = False,
+        plugstack: str = "",
+        cgroup: str = "",
+        **settings: str,
     ) -> None:
         assert not (root and accounting), "no MariaDB in that folder"
         # not below pytest's own directories, which munged's user may not enter
@@ -106,6 +117,8 @@ class Cluster:
         self.root = root
         self.accounting = accounting
         self.database: subprocess.Popen[bytes] | None = None
+        self.plugstack = plugstack
+        self.cgroup = cgroup
         self.settings = {
             "ProctrackType": "proctrack/linuxproc",
             "TaskPlugin": "task/none",
@@ -113,6 +126,7 @@ class Cluster:
             **settings,
         }
         self.conf = directory / "etc" / "slurm.conf"
+        self._allocation = ""
 
     def __enter__(self) -> Cluster:
         try:
@@ -156,6 +170,20 @@ class Cluster:
         """Runs srun."""
         return self.run("srun", *arguments, timeout=timeout, env=env)
 
+    def allocation(self) -> str:
+        """The id of a job on all nodes and CPUs: its steps need not wait for the job before it to be cleaned up."""
+        if not self._allocation:
+            done = self.run("salloc", "--no-shell", "--exclusive", f"-N{self.nodes}", timeout=30)
+            assert done.returncode == 0, done
+            self._allocation = done.stderr.partition("Granted job allocation ")[2].split()[0]
+        return self._allocation
+
+    def release(self) -> None:
+        """Ends the allocation."""
+        if self._allocation:
+            self.run("scancel", self._allocation, timeout=20)
+            self._allocation = ""
+
     def node_states(self) -> list[str]:
         """Each node's state as sinfo shows it."""
         return self.run("sinfo", "-h", "-N", "-o", "%T", timeout=20).stdout.split()
@@ -174,8 +202,8 @@ class Cluster:
         key.chmod(0o600)
         self._run("chown", "-R", "munge:", str(d / "munge"))
         (d / "munge").chmod(0o755)
-        (d / "etc" / "plugstack.conf").write_text("")
-        (d / "etc" / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")
+        (d / "etc" / "plugstack.conf").write_text(self.plugstack)
+        (d / "etc" / "cgroup.conf").write_text(f"CgroupPlugin=cgroup/v1\n{self.cgroup}")
         hosts = "".join(f"127.0.0.1 n{k}\n" for k in range(self.nodes))
         (d / "etc" / "hosts").write_text(Path("/etc/hosts").read_text() + hosts)
         control, accountant, *ports = _free_ports(self.nodes + 2)

@@ -1,0 +1,100 @@
+/*
+ * step.c - a task of a step: says who and where it is, then does what its arguments say:
+ *     exit RANK CODE | raise RANK SIGNAL | wait [SIGNAL...] (prints those and ends at SIGTERM) | spend MEGABYTES
+ */
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+static const char *variable(const char *name)
+{
+	const char *value = getenv(name);
+
+	return value ? value : "-";
+}
+
+static void say_who(int argc, char **argv)
+{
+	cpu_set_t cpus;
+	char host[64] = "";
+
+	gethostname(host, sizeof host - 1);
+	printf("rank %s local %s on %s argv", variable("SLURM_PROCID"), variable("SLURM_LOCALID"), host);
+	for (int i = 0; i < argc; i++)
+		printf(" [%s]", argv[i]);
+	sched_getaffinity(0, sizeof cpus, &cpus);
+	printf(" cpus");
+	for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
+		if (CPU_ISSET(cpu, &cpus))
+			printf(" %d", cpu);
+	printf("\n");
+}
+
+/* Without what differs between any two steps: the numbers of job and step. */
+static void say_cgroups(void)
+{
+	char line[4096];
+	FILE *f = fopen("/proc/self/cgroup", "re");
+
+	while (f && fgets(line, sizeof line, f)) {
+		const char *job = strstr(line, "/job_"), *task = strstr(line, "/task_");
+
+		if (job)
+			printf("rank %s cgroup %.*s%s", variable("SLURM_PROCID"), (int)(job - line), line,
+			       task ? task : " of the step\n");
+	}
+	if (f)
+		fclose(f);
+}
+
+static void wait_for_signals(void)
+{
+	sigset_t all;
+	int sig = 0;
+
+	sigfillset(&all);
+	sigprocmask(SIG_BLOCK, &all, NULL);
+	printf("rank %s waits\n", variable("SLURM_PROCID"));
+	while (sig != SIGTERM) {
+		sigwait(&all, &sig);
+		printf("rank %s signal %d\n", variable("SLURM_PROCID"), sig);
+	}
+}
+
+/* Touches that much memory and computes for half a second. */
+static void spend(size_t megabytes)
+{
+	char *memory = malloc(megabytes << 20);
+	clock_t start = clock();
+
+	memset(memory, 1, megabytes << 20);
+	while (clock() - start < CLOCKS_PER_SEC / 2)
+		memory[(size_t)clock() % (megabytes << 20)]++;
+	sleep(2);
+}
+
+int main(int argc, char **argv)
+{
+	const char *what = argc > 1 ? argv[1] : "";
+	int mine = argc > 3 && strcmp(argv[2], variable("SLURM_PROCID")) == 0;
+
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	say_who(argc, argv);
+	if (strcmp(what, "cgroups") == 0)
+		say_cgroups();
+	if (strcmp(what, "exit") == 0 && mine)
+		return atoi(argv[3]);
+	if (strcmp(what, "raise") == 0 && mine)
+		raise(atoi(argv[3]));
+	if (strcmp(what, "wait") == 0)
+		wait_for_signals();
+	if (strcmp(what, "spend") == 0)
+		spend((size_t)atoi(argv[2]));
+	return 0;
+}
