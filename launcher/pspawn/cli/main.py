@@ -9,7 +9,7 @@ import click
 from pspawn._version import __version__
 
 # Each is the module pspawn.cli.<name> with a click command of the same name.
-COMMANDS = ("bench", "report")
+COMMANDS = ("bench", "doctor", "report")
 
 
 class LazyGroup(click.Group):
@@ -27,7 +27,7 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="pspawn")
 def main() -> None:
-    """Look at what pspawn-mpirun did, and measure it.
+    """Tell whether pspawn can work here, look at what it did, and measure it.
 
     To launch something: pspawn-mpirun -n 64 ./app
     """

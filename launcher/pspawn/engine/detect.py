@@ -52,7 +52,7 @@ def _named(named: str) -> Mpirun:
     trouble = startable.problem(found.path)
     if trouble:
         raise EngineError(f"PSPAWN_MPIRUN={named} {trouble}", 127 if trouble == startable.MISSING else 126)
-    if _is_ours(found.path):
+    if is_ours(found.path):
         raise EngineError(f"PSPAWN_MPIRUN={named} is pspawn itself: name the real mpirun", 126)
     return found
 
@@ -64,7 +64,7 @@ def _on_path(name: str) -> Mpirun | None:
         file = os.path.join(entry, name)
         if not startable.is_executable(file):
             continue
-        if not _is_ours(file):
+        if not is_ours(file):
             return Mpirun(os.path.abspath(file), name, hidden=hidden)
         hidden = True
     return None
@@ -107,7 +107,7 @@ def _after(line: str, words: str) -> str:
     return rest[0].rstrip(",") if rest else ""
 
 
-def _is_ours(file: str) -> bool:
+def is_ours(file: str) -> bool:
     """Our own command (by device and inode), a copy of it, or a trampoline (by what is written in it)."""
     try:
         found = os.stat(file)
