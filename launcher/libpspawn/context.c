@@ -272,7 +272,7 @@ int pspawn_context_begin(struct pspawn_context *ctx, const struct pspawn_origin 
 	const char *user = "";
 
 	memset(ctx, 0, sizeof *ctx);
-	ctx->sock = -1;
+	ctx->sock = ctx->output = -1;
 	ctx->base = *origin->settings;
 	ctx->numa_node = origin->numa_node;
 	memcpy(ctx->cpus, origin->cpus, sizeof ctx->cpus);
@@ -348,7 +348,8 @@ int pspawn_context_begin(struct pspawn_context *ctx, const struct pspawn_origin 
 	if (rv == 0) {
 		ctx->serving = ctx->pid;
 		ctx->sock = pair[0];
-		pair[0] = -1;
+		ctx->output = c.output;
+		pair[0] = c.output = -1;
 	}
 out:
 	for (int i = 0; i < 2; i++)
@@ -368,7 +369,27 @@ void pspawn_context_end(struct pspawn_context *ctx)
 {
 	if (ctx->sock >= 0)
 		close(ctx->sock);
-	ctx->sock = -1;
+	if (ctx->output >= 0)
+		close(ctx->output);
+	ctx->sock = ctx->output = -1;
+}
+
+/* Before the proxy object runs, only ld.so can have written anything: why it gave up. */
+static void describe_death(struct pspawn_context *ctx)
+{
+	char said[512] = "", *end;
+	ssize_t n = pread(ctx->output, said, sizeof said - 1, 0);
+	const char *version = strstr(said, "version `"), *ours = strstr(said, "(required by");
+
+	if (n > 0 && (end = strchr(said, '\n')) != NULL)
+		*end = 0;
+	if (version && ours && strstr(ours, "libpspawn_proxy.so"))
+		snprintf(ctx->reason, sizeof ctx->reason,
+			 "its C library is older than that of the system on which pspawn was built (it has no %.*s)",
+			 (int)strcspn(version + 9, "'"), version + 9);
+	else
+		snprintf(ctx->reason, sizeof ctx->reason, "the program died before a fork point was reached%s%.100s",
+			 n > 0 ? ": " : "", said);
 }
 
 int pspawn_context_hear(struct pspawn_context *ctx, struct pspawn_msg *msg)
@@ -381,6 +402,8 @@ int pspawn_context_hear(struct pspawn_context *ctx, struct pspawn_msg *msg)
 	if (n == -EAGAIN)
 		return 0;
 	if (n != sizeof *msg) {
+		if (ctx->output >= 0)
+			describe_death(ctx);
 		pspawn_context_end(ctx);
 		return -EPIPE;
 	}
@@ -390,6 +413,9 @@ int pspawn_context_hear(struct pspawn_context *ctx, struct pspawn_msg *msg)
 		ctx->serving = msg->pid;
 		ctx->area_bytes = msg->size;
 		ctx->created_us = monotonic_us();
+		if (ctx->output >= 0)
+			close(ctx->output);
+		ctx->output = -1;
 		if (msg->refused_point) {
 			ctx->refused_point = (int)msg->refused_point;
 			memcpy(ctx->reason, msg->reason, sizeof ctx->reason);

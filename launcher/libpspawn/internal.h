@@ -17,6 +17,7 @@ struct pspawn_context {
 	pid_t serving;	   /* the process that ranks are forked from */
 	int fork_point;	   /* 0 until the proxy has stopped */
 	int refused_point; /* of the last refusal */
+	int output;	   /* what ld.so writes, until the proxy speaks for itself; -1 */
 	char reason[PSPAWN_REASON_LEN];
 	int requests;
 	uint32_t seq;

@@ -375,7 +375,7 @@ int pspawn_context_open(pspawn_context_t *out, const struct pspawn_context_attr 
 	}
 	pspawn_take_settings(&ctx->base);
 	sys_sigmask(SIG_BLOCK, NULL, &ctx->base.sigmask);
-	ctx->sock = -1;
+	ctx->sock = ctx->output = -1;
 	ctx->timeout_ms = attr->timeout_ms > 0 ? attr->timeout_ms : DEFAULT_TIMEOUT_MS;
 	ctx->argv = copy_strings(attr->argv ? attr->argv : default_argv);
 	ctx->envp = copy_strings(attr->envp ? attr->envp : environ);

@@ -1179,8 +1179,7 @@ static void hear_context(struct gatherer *g, struct context *c)
 		}
 	}
 	if (rv < 0 && c->state < CONTEXT_SETTLED)
-		fail_context(c,
-			     c->c.fork_point ? "the proxy died" : "the program died before a fork point was reached");
+		fail_context(c, c->c.created_us ? "the proxy died" : c->c.reason);
 }
 
 static void lose_pair(struct gatherer *g, struct pair *p)
