@@ -157,6 +157,14 @@ def test_a_gated_vector_in_steps(driver: Path, rank: str) -> None:
     ]
 
 
+def test_contexts_come_up_together_or_not_at_all(driver: Path, rank: str) -> None:
+    opened, codes, failed, children = run(driver, "together", rank).stdout.splitlines()
+    assert opened == "open 0 main preinit main preinit"
+    assert codes == "vector 0 codes 6 0 6 0"
+    assert failed == f"failed -{errno.ENOENT} 1 {os.strerror(errno.ENOENT)}"
+    assert children == "children 1"
+
+
 def test_placement_from_c(driver: Path, rank: str) -> None:
     assert run(driver, "placed", rank).stdout == f"place 0: 0 0 1 1 2 2\nempty -{errno.EINVAL}\n"
 

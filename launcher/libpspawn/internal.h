@@ -31,7 +31,7 @@ struct pspawn_context {
 	/* library.c owns these */
 	char *path;
 	char **argv, **envp;
-	int timeout_ms;
+	int timeout_ms, asked_to_climb;
 };
 
 struct pspawn_origin {

@@ -192,20 +192,27 @@ static uint64_t strings_bytes(char *const *v)
 static void reap(pid_t pid, int grace_ms)
 {
 	int64_t began = raw_monotonic_us(), waited = 0;
+	int pidfd = -1;
 
 	while (pid > 0 && waitpid(pid, NULL, WNOHANG) == 0 && waited < 2 * grace_ms * 1000ll + 2000000) {
 		if (waited >= grace_ms * 1000ll)
 			kill(pid, SIGKILL);
-		usleep(200);
+		if (waited == 0)
+			pidfd = (int)sys2(__NR_pidfd_open, pid, 0);
+		struct pollfd end = {.fd = pidfd, .events = POLLIN}; /* < 0, Linux before 5.3: only the time */
+
+		poll(&end, 1, pidfd < 0 || waited >= grace_ms * 1000ll ? 1 : grace_ms);
 		waited = raw_monotonic_us() - began;
 	}
+	if (pidfd >= 0)
+		close(pidfd);
 }
 
 /* A proxy ends by itself when its socket does, once its batch leader has ended. One that does not listen yet, or is
  * stopped, has to be helped. */
 static void reap_proxy(struct pspawn_context *ctx)
 {
-	int listens = ctx->fork_point != 0;
+	int listens = ctx->fork_point != 0 || ctx->asked_to_climb; /* then it ends its climber too */
 
 	pspawn_context_end(ctx);
 	if (ctx->serving > 0 && ctx->serving != ctx->pid) {
@@ -219,7 +226,8 @@ static void reap_proxy(struct pspawn_context *ctx)
 	ctx->pid = ctx->serving = 0;
 }
 
-static int climb(struct pspawn_context *ctx)
+/* Asks the proxy to climb, if need be before it has said that it is ready: it finds the message then. */
+static int request_climb(struct pspawn_context *ctx)
 {
 	struct pspawn_arena arena;
 	int rv = pspawn_arena_open(&arena, 1, strings_bytes(ctx->argv) + strings_bytes(ctx->envp));
@@ -230,9 +238,15 @@ static int climb(struct pspawn_context *ctx)
 	put_strings(&arena, ctx->argv, ctx->envp, pspawn_slot(arena.batch, 0));
 	rv = pspawn_context_climb(ctx, &arena, ctx->timeout_ms);
 	pspawn_arena_close(&arena);
+	ctx->asked_to_climb = rv == 0;
+	return rv;
+}
+
+static int await_climb(struct pspawn_context *ctx)
+{
 	/* the proxy has the same deadline, and more to say when it is over */
-	if (rv == 0)
-		rv = wait_ready(ctx, ctx->timeout_ms + 1000);
+	int rv = wait_ready(ctx, ctx->timeout_ms + 1000);
+
 	if (rv == 0 && ctx->serving != ctx->pid) {
 		/* the lower rung ends when the higher one serves, and only then is that the caller's child */
 		reap(ctx->pid, ctx->timeout_ms);
@@ -278,12 +292,18 @@ static int settle_for_exec(struct pspawn_context *ctx, const struct pspawn_conte
 	return 0;
 }
 
-static int open_proxy(struct pspawn_context *ctx, const struct pspawn_context_attr *attr, const char *path)
+/* Whether main is wanted whatever becomes of preinit. */
+static int climbs_at_once(const struct pspawn_context_attr *attr)
+{
+	return attr->fork_point == PSPAWN_MAIN || (attr->fork_point == PSPAWN_AUTO && !attr->argv);
+}
+
+static int begin_proxy(struct pspawn_context *ctx, const struct pspawn_context_attr *attr, const char *path)
 {
 	char object[PATH_MAX];
 	struct pspawn_settings settings = ctx->base;
 	char **argv = ctx->argv, **envp = ctx->envp;
-	int timeout_ms = ctx->timeout_ms, wanted = attr->fork_point, rv;
+	int timeout_ms = ctx->timeout_ms, rv;
 	uint8_t cpus[PSPAWN_CPU_BYTES];
 	struct pspawn_origin origin = {.path = path,
 				       .argv = argv,
@@ -315,15 +335,27 @@ static int open_proxy(struct pspawn_context *ctx, const struct pspawn_context_at
 	ctx->timeout_ms = timeout_ms;
 	if (rv == -ENOSPC || (rv == -EINVAL && ctx->reason[0] && !ctx->started_us)) /* nothing was tried yet */
 		return settle_for_exec(ctx, attr);
-	if (rv < 0)
-		return rv;
+	if (rv == 0 && climbs_at_once(attr))
+		rv = request_climb(ctx);
+	return rv;
+}
+
+/* Waits for what begin_proxy() has begun. */
+static int finish_proxy(struct pspawn_context *ctx, const struct pspawn_context_attr *attr)
+{
+	int wanted = attr->fork_point, rv;
+
+	if (!ctx->started_us || ctx->fork_point == PSPAWN_EXEC)
+		return 0; /* settled for exec */
 	rv = wait_ready(ctx, ctx->timeout_ms);
 	if (rv < 0)
 		return rv;
 	if (wanted == PSPAWN_AUTO)
 		wanted = attr->argv && ctx->fork_point == PSPAWN_PREINIT ? PSPAWN_PREINIT : PSPAWN_MAIN;
 	if (wanted == PSPAWN_MAIN) {
-		rv = climb(ctx);
+		rv = climbs_at_once(attr) ? 0 : request_climb(ctx);
+		if (rv == 0)
+			rv = await_climb(ctx);
 		if (rv < 0)
 			return rv;
 	}
@@ -354,7 +386,8 @@ static int make_absolute(struct pspawn_context *ctx)
 	return rv;
 }
 
-int pspawn_context_open(pspawn_context_t *out, const struct pspawn_context_attr *attr, char *reason, size_t reason_size)
+static int begin_context(pspawn_context_t *out, const struct pspawn_context_attr *attr, char *reason,
+			 size_t reason_size)
 {
 	struct pspawn_context *ctx;
 	char *path, *default_argv[2] = {(char *)attr->path, NULL};
@@ -385,17 +418,56 @@ int pspawn_context_open(pspawn_context_t *out, const struct pspawn_context_attr 
 	if (rv == 0 && attr->fork_point == PSPAWN_EXEC)
 		ctx->fork_point = PSPAWN_EXEC;
 	else if (rv == 0)
-		rv = open_proxy(ctx, attr, path);
+		rv = begin_proxy(ctx, attr, path);
+	ctx->path = path;
+	*out = ctx;
+	if (rv < 0) {
+		explain(reason, reason_size, ctx->reason, 0);
+		pspawn_context_destroy(out);
+	}
+	return rv;
+}
+
+static int finish_context(pspawn_context_t *out, const struct pspawn_context_attr *attr, char *reason,
+			  size_t reason_size)
+{
+	struct pspawn_context *ctx = *out;
+	char *path = ctx->path;
+	int rv = finish_proxy(ctx, attr);
+
 	ctx->path = path;
 	if (rv == 0 && ctx->fork_point == PSPAWN_EXEC)
 		rv = make_absolute(ctx);
 	explain(reason, reason_size, ctx->reason, 0);
-	if (rv < 0) {
-		pspawn_context_destroy(&ctx);
-		return rv;
+	if (rv < 0)
+		pspawn_context_destroy(out);
+	return rv;
+}
+
+int pspawn_contexts_open(pspawn_context_t *ctx, const struct pspawn_context_attr *attrs, size_t n, char *reason,
+			 size_t reason_size)
+{
+	size_t begun = 0, finished = 0;
+	int rv = 0;
+
+	for (size_t i = 0; i < n; i++)
+		ctx[i] = NULL;
+	for (; rv == 0 && begun < n; begun++)
+		rv = begin_context(&ctx[begun], &attrs[begun], reason, reason_size);
+	for (; rv == 0 && finished < n; finished++)
+		rv = finish_context(&ctx[finished], &attrs[finished], reason, reason_size);
+	for (size_t i = 0; rv < 0 && i < begun; i++) {
+		/* not in the middle of a climb: the process that it leads to would be nobody's */
+		if (ctx[i] && i >= finished)
+			finish_context(&ctx[i], &attrs[i], NULL, 0);
+		pspawn_context_destroy(&ctx[i]);
 	}
-	*out = ctx;
-	return 0;
+	return rv;
+}
+
+int pspawn_context_open(pspawn_context_t *out, const struct pspawn_context_attr *attr, char *reason, size_t reason_size)
+{
+	return pspawn_contexts_open(out, attr, 1, reason, reason_size);
 }
 
 /* The domain that holds a CPU, cut to what the caller may use; the caller's own mask if there is no such domain. */

@@ -172,9 +172,41 @@ static int placed(void)
 	return 0;
 }
 
+/* Contexts that come up together; and none, and no process, if the last of them cannot. */
+static int together(void)
+{
+	char *argv[] = {"rank", "exit", "6", NULL}, reason[256] = "", absent[] = "/nonexistent/program";
+	struct pspawn_context_attr attrs[4];
+	struct pspawn_task tasks[4] = {0};
+	pspawn_context_t ctx[4];
+	int rv;
+
+	for (int i = 0; i < 4; i++)
+		attrs[i] = (struct pspawn_context_attr){
+			.path = program, .numa_node = -1, .fork_point = i % 2 * PSPAWN_PREINIT};
+	printf("open %d", pspawn_contexts_open(ctx, attrs, 4, reason, sizeof reason));
+	for (int i = 0; i < 4; i++) {
+		struct pspawn_context_info info;
+
+		pspawn_context_info(ctx[i], &info);
+		printf(" %s", pspawn_fork_point_name(info.fork_point));
+		tasks[i] = (struct pspawn_task){.context = ctx[i], .argv = i % 2 ? NULL : argv};
+	}
+	printf("\nvector %d codes", pspawn_vector(tasks, 4, 0));
+	for (int i = 0; i < 4; i++)
+		printf(" %d", exit_code(tasks[i].pid));
+	for (int i = 0; i < 4; i++)
+		pspawn_context_destroy(&ctx[i]);
+	attrs[3].path = absent;
+	rv = pspawn_contexts_open(ctx, attrs, 4, reason, sizeof reason);
+	printf("\nfailed %d %d %s\n", rv, !ctx[0] && !ctx[1] && !ctx[2] && !ctx[3], reason);
+	printf("children %d\n", waitpid(-1, NULL, WNOHANG) == -1 && errno == ECHILD);
+	return 0;
+}
+
 static int everything(void)
 {
-	return year_2012() || steps() || placed();
+	return year_2012() || steps() || together() || placed();
 }
 
 int main(int argc, char **argv)
@@ -182,7 +214,7 @@ int main(int argc, char **argv)
 	static const struct {
 		const char *name;
 		int (*run)(void);
-	} commands[] = {{"2012", year_2012},	     {"steps", steps},	 {"large", large},
+	} commands[] = {{"2012", year_2012},	     {"steps", steps},	 {"together", together},    {"large", large},
 			{"contexts", many_contexts}, {"placed", placed}, {"everything", everything}};
 
 	if (argc != 3)

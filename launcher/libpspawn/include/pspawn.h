@@ -97,6 +97,13 @@ struct pspawn_context_attr {
 PSPAWN_API int pspawn_context_open(pspawn_context_t *ctx, const struct pspawn_context_attr *attr, char *reason,
 				   size_t reason_size);
 
+/*
+ * Opens `n` contexts, such as one for each NUMA domain, whose proxies come up at the same time. ctx and attrs have n
+ * entries. Returns 0; or the first failure's negative errno, with its reason, and then every ctx[i] is NULL.
+ */
+PSPAWN_API int pspawn_contexts_open(pspawn_context_t *ctx, const struct pspawn_context_attr *attrs, size_t n,
+				    char *reason, size_t reason_size);
+
 /* Facts about a context; the strings belong to it. */
 struct pspawn_context_info {
 	pid_t pid;	    /* the proxy */

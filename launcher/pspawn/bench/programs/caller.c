@@ -31,14 +31,12 @@ static void fail(const char *what, const char *why)
 
 static void open_contexts(pspawn_context_t ctx[2])
 {
+	const struct pspawn_context_attr attrs[2] = {attr, attr};
 	char reason[256] = "";
+	int rv = pspawn_contexts_open(ctx, attrs, 2, reason, sizeof reason);
 
-	for (int i = 0; i < 2; i++) {
-		int rv = pspawn_context_open(&ctx[i], &attr, reason, sizeof reason);
-
-		if (rv < 0)
-			fail("a context", reason[0] ? reason : strerror(-rv));
-	}
+	if (rv < 0)
+		fail("a context", reason[0] ? reason : strerror(-rv));
 }
 
 /* Equal blocks for the contexts, as placement would give. */
