@@ -133,6 +133,6 @@ fail:
 	xclose(&listener);
 	xclose(&stepd);
 	if (rv < 0)
-		slurm_error("pspawn: cannot start the mover: %s", why);
+		slurm_info("pspawn: cannot start the mover: %s", why); /* the user has it in the report */
 	return rv;
 }

@@ -1,6 +1,7 @@
 /*
  * step.c - a task of a step: says who and where it is, then does what its arguments say:
- *     exit RANK CODE | raise RANK SIGNAL | wait [SIGNAL...] (prints those and ends at SIGTERM) | spend MEGABYTES
+ *     exit RANK CODE [linger] | raise RANK SIGNAL [linger] | wait [TERM] (prints signals; ends at SIGTERM, or not even then) |
+ *     linger (until it is killed) | count (for ever) | spend MEGABYTES
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -53,7 +54,7 @@ static void say_cgroups(void)
 		fclose(f);
 }
 
-static void wait_for_signals(void)
+static void wait_for_signals(int last)
 {
 	sigset_t all;
 	int sig = 0;
@@ -61,9 +62,26 @@ static void wait_for_signals(void)
 	sigfillset(&all);
 	sigprocmask(SIG_BLOCK, &all, NULL);
 	printf("rank %s waits\n", variable("SLURM_PROCID"));
-	while (sig != SIGTERM) {
+	while (sig != last) {
 		sigwait(&all, &sig);
 		printf("rank %s signal %d\n", variable("SLURM_PROCID"), sig);
+	}
+}
+
+static void linger(void)
+{
+	printf("rank %s waits\n", variable("SLURM_PROCID"));
+	for (;;)
+		pause();
+}
+
+static void count(void)
+{
+	const struct timespec tenth = {0, 100000000};
+
+	for (;;) {
+		printf("rank %s counts\n", variable("SLURM_PROCID"));
+		nanosleep(&tenth, NULL);
 	}
 }
 
@@ -93,7 +111,11 @@ int main(int argc, char **argv)
 	if (strcmp(what, "raise") == 0 && mine)
 		raise(atoi(argv[3]));
 	if (strcmp(what, "wait") == 0)
-		wait_for_signals();
+		wait_for_signals(argc > 2 ? 0 : SIGTERM);
+	if (strcmp(what, "linger") == 0 || (argc > 4 && strcmp(argv[4], "linger") == 0))
+		linger();
+	if (strcmp(what, "count") == 0)
+		count();
 	if (strcmp(what, "spend") == 0)
 		spend((size_t)atoi(argv[2]));
 	return 0;

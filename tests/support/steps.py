@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,6 +61,36 @@ class Step:
 
 
 @dataclass
+class Running:
+    """An srun in the background."""
+
+    steps: Steps
+    process: subprocess.Popen[bytes]
+    out: Path
+    err: Path
+    report: Path
+
+    def said(self, text: str) -> int:
+        return sum(text in line for line in self.out.read_text().splitlines())
+
+    def wait_for(self, text: str, times: int = 1, seconds: float = 20) -> None:
+        """Until so many lines of the output have this text in them."""
+        assert processes.wait_until(lambda: self.said(text) >= times, seconds), (
+            f"not {times} times {text!r}: {self.out.read_text()}\n{self.err.read_text()}"
+        )
+
+    def finish(self, seconds: float = 30) -> Step:
+        try:
+            self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait(5)
+            raise
+        nodes = self.steps.nodes(self.report)
+        return Step(self.process.returncode, self.out.read_text(), self.err.read_text(), nodes)
+
+
+@dataclass
 class Steps:
     """Runs steps in a cluster."""
 
@@ -79,16 +111,36 @@ class Steps:
         found = sorted(report.parent.glob(f"{report.name}.part-*"))
         return [json.loads(part.read_text())["node"] for part in found]
 
+    def _words(self, arguments: Sequence[object]) -> list[str]:
+        words = [f"--jobid={self.cluster.allocation()}", *map(str, arguments)]
+        return words if any(word.startswith("-N") for word in words) else ["-N1", *words]
+
+    def start(self, *arguments: object, env: dict[str, str] | None = None) -> Running:
+        """Begins a step in the background."""
+        report = self.report()
+        out, err = (self.directory / f"{report.name}.{what}" for what in ("out", "err"))
+        with out.open("w") as o, err.open("w") as e:
+            process = subprocess.Popen(
+                self.cluster.command("srun", *self._words(arguments)),
+                env=self.cluster.environment(**self.environment(report, env)),
+                stdin=subprocess.DEVNULL,
+                stdout=o,
+                stderr=e,
+            )
+        return Running(self, process, out, err, report)
+
+    def running(self) -> list[str]:
+        """The ids of the steps that run, JOB.STEP."""
+        shown = self.cluster.run("squeue", "-s", "-h", "-o", "%i").stdout.split()
+        return [step for step in shown if step.rpartition(".")[2].isdigit()]
+
     def srun(self, *arguments: object, env: dict[str, str] | None = None, timeout: float = 60) -> Step:
         """Runs a step, on one node unless -N says otherwise, in the allocation that all steps of the cluster share.
 
         Gatherers write before the last stub ends, so the reports are complete.
         """
         report = self.report()
-        words = [f"--jobid={self.cluster.allocation()}", *map(str, arguments)]
-        if not any(word.startswith("-N") for word in words):
-            words.insert(0, "-N1")
-        done = self.cluster.srun(*words, env=self.environment(report, env), timeout=timeout)
+        done = self.cluster.srun(*self._words(arguments), env=self.environment(report, env), timeout=timeout)
         return Step(done.returncode, done.stdout, done.stderr, self.nodes(report))
 
     def plain(self, *arguments: object, **how: Any) -> Step:
