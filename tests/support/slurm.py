@@ -92,6 +92,11 @@ def _mariadb(data: Path) -> list[str]:
     ]
 
 
+def as_user(user: int) -> list[str]:
+    """The words in front of a command that another user shall run."""
+    return ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups"] if user else []
+
+
 class Cluster:
     """`with Cluster(nodes=2) as slurm: slurm.srun("-n4", "true")`.
 
@@ -170,10 +175,11 @@ class Cluster:
         """Runs srun."""
         return self.run("srun", *arguments, timeout=timeout, env=env)
 
-    def allocation(self) -> str:
+    def allocation(self, user: int = 0) -> str:
         """The id of a job on all nodes and CPUs: its steps need not wait for the job before it to be cleaned up."""
         if not self._allocation:
-            done = self.run("salloc", "--no-shell", "--exclusive", f"-N{self.nodes}", timeout=30)
+            command = (*as_user(user), "salloc", "--no-shell", "--exclusive", f"-N{self.nodes}")
+            done = self.run(*command, timeout=30)
             assert done.returncode == 0, done
             self._allocation = done.stderr.partition("Granted job allocation ")[2].split()[0]
         return self._allocation

@@ -98,6 +98,7 @@ class Steps:
     directory: Path
     mark: str
     count: int = 0
+    user: int = 0
 
     def report(self) -> Path:
         self.count += 1
@@ -112,8 +113,10 @@ class Steps:
         return [json.loads(part.read_text())["node"] for part in found]
 
     def _words(self, arguments: Sequence[object]) -> list[str]:
-        words = [f"--jobid={self.cluster.allocation()}", *map(str, arguments)]
-        return words if any(word.startswith("-N") for word in words) else ["-N1", *words]
+        words = [f"--jobid={self.cluster.allocation(self.user)}", *map(str, arguments)]
+        if not any(word.startswith("-N") for word in words):
+            words.insert(0, "-N1")
+        return [*slurm.as_user(self.user), "srun", *words]
 
     def start(self, *arguments: object, env: dict[str, str] | None = None) -> Running:
         """Begins a step in the background."""
@@ -121,7 +124,7 @@ class Steps:
         out, err = (self.directory / f"{report.name}.{what}" for what in ("out", "err"))
         with out.open("w") as o, err.open("w") as e:
             process = subprocess.Popen(
-                self.cluster.command("srun", *self._words(arguments)),
+                self.cluster.command(*self._words(arguments)),
                 env=self.cluster.environment(**self.environment(report, env)),
                 stdin=subprocess.DEVNULL,
                 stdout=o,
@@ -140,7 +143,7 @@ class Steps:
         Gatherers write before the last stub ends, so the reports are complete.
         """
         report = self.report()
-        done = self.cluster.srun(*self._words(arguments), env=self.environment(report, env), timeout=timeout)
+        done = self.cluster.run(*self._words(arguments), env=self.environment(report, env), timeout=timeout)
         return Step(done.returncode, done.stdout, done.stderr, self.nodes(report))
 
     def plain(self, *arguments: object, **how: Any) -> Step:

@@ -1,0 +1,177 @@
+"""The mover is root's: what it does for the job's user, and what it does for nobody."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from support import processes
+from support.steps import Running, Steps
+
+pytestmark = [pytest.mark.slurm, pytest.mark.root, pytest.mark.needs_stub]
+
+USER, OTHER = 65534, 65533
+MAGIC, TO_TASK, TO_STEP = 0x70736D76, 1, 2
+DONE, GONE, NOT_USERS, NOT_IN_STEP, NOT_A_STUB = range(5)
+
+CLIENT = """
+import os, socket, struct, sys
+address, magic, kind, *pids = sys.argv[1:]
+s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+s.settimeout(5)
+s.connect("\\0" + address)
+fds = [os.open("/dev/null", os.O_RDONLY) if pid == "null" else os.pidfd_open(int(pid)) for pid in pids]
+try:
+    socket.send_fds(s, [struct.pack("=III", int(magic), int(kind), len(fds) // 2)], fds)
+    reply = s.recv(4096)
+except (BrokenPipeError, ConnectionResetError):
+    reply = b""
+print(*struct.unpack("=III32I", reply)[3:][: len(fds) // 2] if reply else ["closed"])
+"""
+
+
+def ask(user: int, address: str, kind: int, *pids: object, magic: int = MAGIC) -> list[object]:
+    """The mover's results for pairs of a process and a stub, asked by this user; ["closed"] if it hung up."""
+    done = subprocess.run(
+        ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", sys.executable, "-c", CLIENT, address]
+        + [str(x) for x in (magic, kind, *pids)],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+        cwd="/",
+    )
+    assert done.returncode == 0, done.stderr
+    return [int(word) if word.isdigit() else word for word in done.stdout.split()]
+
+
+def cgroups(pid: int) -> str:
+    return Path(f"/proc/{pid}/cgroup").read_text()
+
+
+class Step:
+    """A step of the user with a mover, while it runs."""
+
+    def __init__(self, steps: Steps, app: Path) -> None:
+        self.running: Running = steps.start("--pspawn", "-n2", app, "wait", env={"PSPAWN_REPORT": ""})
+        self.running.wait_for("waits", 2)
+        self.stubs = sorted(p.pid for p in processes.stubs(steps.mark))
+        self.ranks = [p.pid for p in processes.of_test(steps.mark) if p.comm == "step" and has_task(p.pid)]
+        self.gatherer = processes.gatherers(steps.mark)[0].pid
+        self.mover = next(p.pid for p in processes.processes() if p.comm == "pspawn-mover" and p.state != "Z")
+        names = re.findall(r"@(pspawn-mover-[0-9a-f]{32})", Path("/proc/net/unix").read_text())
+        self.address: str = names[-1]
+
+
+def has_task(pid: int) -> bool:
+    return "/task_" in cgroups(pid)
+
+
+@pytest.fixture
+def users(clusters, tmp_path, mark, builder) -> Steps:
+    """Steps of an unprivileged user, each task with memory, cpuset and devices cgroups of its own."""
+    cluster = clusters(
+        TaskPlugin="task/cgroup", ProctrackType="proctrack/cgroup", cgroup="ConstrainCores=yes\nConstrainRAMSpace=yes\n"
+    )
+    return Steps(cluster, tmp_path, mark, user=USER)
+
+
+@pytest.fixture
+def step(users: Steps, app: Path):
+    step = Step(users, app)
+    yield step
+    users.cluster.run("scancel", "-s", "TERM", users.running()[0])
+    assert step.running.finish().rc == 0
+
+
+def test_ranks_are_where_their_stubs_are_and_the_gatherer_is_above(step):
+    assert len(step.stubs) == len(step.ranks) == 2
+    assert sorted(map(cgroups, step.ranks)) == sorted(map(cgroups, step.stubs))
+    assert cgroups(step.stubs[0]) != cgroups(step.stubs[1])
+    above = re.sub(r"/task_\d+", "", cgroups(step.stubs[0]))
+    assert cgroups(step.gatherer) == above
+    assert processes.environ(step.mover) == {}
+    assert "/step_" not in cgroups(step.mover)
+
+
+def test_it_hears_the_job_s_user_alone(step):
+    before = cgroups(step.ranks[0])
+    assert ask(OTHER, step.address, TO_TASK, step.ranks[0], step.stubs[1]) == ["closed"]
+    assert ask(0, step.address, TO_TASK, step.ranks[0], step.stubs[1]) == ["closed"]
+    assert cgroups(step.ranks[0]) == before
+
+
+def test_it_moves_nothing_but_the_user_s_processes_inside_the_step(step):
+    child = subprocess.Popen(["sleep", "60"], user=USER, group=USER)
+    other = subprocess.Popen(["sleep", "60"], user=OTHER, group=OTHER)
+    try:
+        places = {pid: cgroups(pid) for pid in (child.pid, other.pid, os.getpid(), 1, step.mover)}
+        stub = step.stubs[0]
+        assert ask(USER, step.address, TO_TASK, child.pid, stub) == [NOT_IN_STEP]
+        assert ask(USER, step.address, TO_STEP, child.pid, stub) == [NOT_IN_STEP]
+        assert ask(USER, step.address, TO_TASK, other.pid, stub) == [NOT_USERS]
+        assert ask(USER, step.address, TO_TASK, os.getpid(), stub) == [NOT_USERS]
+        assert ask(USER, step.address, TO_TASK, step.mover, stub) == [NOT_USERS]
+        assert ask(USER, step.address, TO_TASK, "null", stub) == [GONE]
+        assert {pid: cgroups(pid) for pid in places} == places
+    finally:
+        for process in (child, other):
+            process.kill()
+            process.wait()
+
+
+def test_it_moves_to_nothing_but_tasks_of_the_step(step):
+    child = subprocess.Popen(["sleep", "60"], user=USER, group=USER)
+    try:
+        rank = step.ranks[0]
+        before = cgroups(rank)
+        for stub in (child.pid, step.ranks[1], step.gatherer, os.getpid(), "null"):
+            assert ask(USER, step.address, TO_TASK, rank, stub) == [NOT_A_STUB]
+        assert cgroups(rank) == before
+    finally:
+        child.kill()
+        child.wait()
+
+
+def test_nonsense_is_answered_by_hanging_up(step):
+    rank, stub = step.ranks[0], step.stubs[0]
+    assert ask(USER, step.address, TO_TASK, rank, stub, magic=1) == ["closed"]
+    assert ask(USER, step.address, 7, rank, stub) == ["closed"]
+    assert ask(USER, step.address, TO_TASK, rank) == ["closed"]
+    assert ask(USER, step.address, TO_TASK) == ["closed"]
+    assert ask(USER, step.address, TO_TASK, *(x for _ in range(33) for x in (rank, stub))) == ["closed"]
+    assert ask(USER, step.address, TO_TASK, rank, stub) == [DONE]
+
+
+def test_it_ends_with_the_step(users, app):
+    step = Step(users, app)
+    users.cluster.run("scancel", "-s", "KILL", users.running()[0])
+    step.running.finish()
+    assert processes.wait_until(lambda: not processes.alive(step.mover), 2)
+
+
+def test_it_ends_with_slurmstepd(users, app):
+    step = Step(users, app)
+    stepd = processes.read(step.stubs[0]).ppid
+    os.kill(step.gatherer, signal.SIGSTOP)
+    os.kill(stepd, signal.SIGKILL)
+    assert processes.wait_until(lambda: not processes.alive(step.mover), 2)
+    os.kill(step.gatherer, signal.SIGCONT)
+    for pid in step.stubs:
+        os.kill(pid, signal.SIGKILL)
+    step.running.process.kill()
+    step.running.process.wait()
+    users.cluster.release()
+
+
+def test_the_request_is_what_the_header_says():
+    header = (Path(__file__).parents[2] / "launcher/node/mover.h").read_text()
+    assert int(re.search(r"MOVER_MAGIC (0x\w+)u", header)[1], 16) == MAGIC
+    assert struct.calcsize("=III32I") == 12 + 4 * 32
