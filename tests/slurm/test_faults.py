@@ -1,0 +1,184 @@
+"""Whatever goes wrong in a hook or in a process of ours, the job runs or ends as it would, and the node stays."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from support import processes, slurm
+from support.steps import Running, Steps, plugstack
+
+pytestmark = [pytest.mark.slurm, pytest.mark.root, pytest.mark.needs_stub]
+
+N = 4
+CGROUPS = {
+    "TaskPlugin": "task/cgroup",
+    "ProctrackType": "proctrack/cgroup",
+    "cgroup": "ConstrainCores=yes\nConstrainRAMSpace=yes\n",
+}
+
+
+def assert_in_service(steps: Steps) -> None:
+    assert steps.cluster.node_states() == ["allocated"]
+    assert processes.wait_until(lambda: not movers(), 3), "a mover is left"
+
+
+def movers() -> list[int]:
+    return [p.pid for p in processes.processes() if p.comm == "pspawn-mover" and p.state not in "ZX"]
+
+
+@pytest.mark.parametrize("hook", ["init", "user_init", "task_init", "task_post_fork"])
+def test_a_hook_that_fails(clusters, tmp_path, mark, app, plugin_that_fails, hook):
+    steps = Steps(clusters(plugstack=plugstack(f"fail={hook}", plugin=plugin_that_fails), **CGROUPS), tmp_path, mark)
+    if hook == "init":  # then srun knows no --pspawn
+        step = steps.srun(f"-n{N}", app, env={"PSPAWN": "1"})
+    else:
+        step = steps.srun("--pspawn", f"-n{N}", app)
+    assert (step.rc, len(step.lines)) == (0, N), step
+    if hook == "task_post_fork":
+        assert {r["reason"] for r in step.ranks} == {None, "the mover of the step cannot be reached"}
+    else:
+        assert not step.nodes, step
+    assert_in_service(steps)
+
+
+@pytest.fixture(scope="session")
+def stopping_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Stub, gatherer and mover; the first two stop in the state that PSPAWN_TEST_STOP names."""
+    tree = tmp_path_factory.mktemp("stopping")
+    for part, test in (("launcher", "TEST=-DPSPAWN_TEST"), ("spank_plugin", "TEST=")):
+        command = ["make", "-s", "-C", part, f"DEST={tree}", test]
+        done = subprocess.run(command, cwd=slurm.TOP, capture_output=True, text=True, timeout=200, check=False)
+        assert done.returncode == 0, done.stderr
+    return tree
+
+
+@pytest.fixture
+def stopping(clusters, tmp_path, mark, stopping_tree) -> Steps:
+    line = plugstack("timeout=2", stub=stopping_tree / "bin/pspawn-stub")
+    return Steps(clusters(plugstack=line, **CGROUPS), tmp_path, mark)
+
+
+def stopped(steps: Steps) -> list[int]:
+    return [p.pid for p in processes.of_test(steps.mark) if p.state == "T" and processes.is_pspawn(p)]
+
+
+def held(steps: Steps, state: str, *command: object) -> tuple[Running, list[int]]:
+    """A step whose stubs, or whose gatherer, have stopped in this state."""
+    count = N if state.startswith("stub") else 1
+    running = steps.start("--pspawn", f"-n{N}", *command, env={"PSPAWN_TEST_STOP": state})
+    assert processes.wait_until(lambda: len(stopped(steps)) == count, 10), (state, stopped(steps))
+    return running, stopped(steps)
+
+
+@pytest.mark.parametrize("state", ["started", "connected", "arrived", "prepared", "committed", "released"])
+def test_a_stub_is_killed(stopping, app, state):
+    """Its task is then killed, as one of a plain step that somebody kills; the others live."""
+    running, pids = held(stopping, f"stub.{state}", app)
+    os.kill(pids[0], signal.SIGKILL)
+    for pid in pids[1:]:
+        os.kill(pid, signal.SIGCONT)
+    step = running.finish()
+    assert step.rc == 137, step
+    assert len(step.lines) in ((N - 1, N) if state == "released" else (N - 1,)), step
+    assert_in_service(stopping)
+
+
+@pytest.mark.parametrize("state", ["collected", "called", "settled", "prepared"])
+def test_the_gatherer_is_killed(stopping, app, state):
+    """Before any rank was released: all are exec'd, each once."""
+    running, pids = held(stopping, f"gather.{state}", app)
+    os.kill(pids[0], signal.SIGKILL)
+    step = running.finish()
+    if state == "prepared":  # stubs that were told have committed: their ranks ran, or end with the gatherer
+        assert len(step.lines) <= N and len(set(step.lines)) == len(step.lines), step
+    else:
+        assert (step.rc, len(step.lines)) == (0, N), step
+    assert_in_service(stopping)
+
+
+def test_the_gatherer_is_killed_while_ranks_run(stopping, app):
+    running = stopping.start("--pspawn", f"-n{N}", app, "linger")
+    running.wait_for("waits", N)
+    os.kill(processes.gatherers(stopping.mark)[0].pid, signal.SIGKILL)
+    assert running.finish().rc == 137
+    assert_in_service(stopping)
+
+
+def test_a_rank_is_killed(stopping, app):
+    running = stopping.start("--pspawn", f"-n{N}", "-K0", app, "wait")
+    running.wait_for("waits", N)
+    ranks = [p.pid for p in processes.of_test(stopping.mark) if p.comm == "step" and p.ppid > 1]
+    gatherer = processes.gatherers(stopping.mark)[0].pid
+    os.kill(next(pid for pid in ranks if processes.read(pid).ppid == gatherer), signal.SIGKILL)
+    stopping.cluster.run("scancel", "-s", "TERM", stopping.running()[0])
+    assert running.finish().rc == 137
+    assert_in_service(stopping)
+
+
+def test_the_proxies_are_killed(stopping, app):
+    running, pids = held(stopping, "gather.collected", app)
+    for proxy in processes.proxies(stopping.mark):
+        os.kill(proxy.pid, signal.SIGKILL)
+    os.kill(pids[0], signal.SIGCONT)
+    step = running.finish()
+    assert (step.rc, len(step.lines)) == (0, N), step
+    step.assert_executed(N, "the proxy died", "died before", "did not take", "was replaced")
+    assert_in_service(stopping)
+
+
+def kill_it(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+    processes.wait_until(lambda: not processes.alive(pid), 2)
+
+
+def stop_it(pid: int) -> None:
+    os.kill(pid, signal.SIGSTOP)
+
+
+@pytest.mark.parametrize("state", ["collected", "called"])
+@pytest.mark.parametrize(("how", "reason"), [(kill_it, "mover d"), (stop_it, "silent")])
+def test_the_mover_is_killed_or_silent(stopping, app, state, how: Callable[[int], None], reason):
+    """Before it has moved anybody: all ranks are exec'd, in their cgroups, and the report says why."""
+    running, pids = held(stopping, f"gather.{state}", app, "cgroups")
+    mover = movers()[0]
+    how(mover)
+    os.kill(pids[0], signal.SIGCONT)
+    step = running.finish()
+    if how is stop_it:
+        os.kill(mover, signal.SIGCONT)
+    assert step.rc == 0
+    assert sum("/task_" in line for line in step.lines) >= N
+    step.assert_executed(N, reason)
+    assert_in_service(stopping)
+
+
+def test_the_mover_is_killed_while_ranks_run(stopping, app):
+    running = stopping.start("--pspawn", f"-n{N}", app, "wait")
+    running.wait_for("waits", N)
+    kill_it(movers()[0])
+    stopping.cluster.run("scancel", "-s", "TERM", stopping.running()[0])
+    step = running.finish()
+    assert step.rc == 0
+    step.assert_forked(N)
+    assert_in_service(stopping)
+
+
+def test_slurmstepd_is_killed(stopping, app):
+    """As in a plain step, whose tasks die with their slurmstepd only when Slurm finds that out; nothing of ours stays."""
+    running = stopping.start("--pspawn", f"-n{N}", app, "linger")
+    running.wait_for("waits", N)
+    stubs = processes.stubs(stopping.mark)
+    kill_it(stubs[0].ppid)
+    for stub in stubs:
+        kill_it(stub.pid)
+    running.process.kill()
+    running.process.wait()
+    assert processes.wait_until(lambda: not processes.of_test(stopping.mark), 3)
+    stopping.cluster.release()
+    assert processes.wait_until(lambda: not movers(), 3)
