@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 import pytest
 
+from pspawn.bench import _launchers
 from support import processes
 from support import report as reports
 from support.build import TOP, Builder
@@ -27,8 +28,6 @@ PROXY = NATIVE / "libexec/pspawn/libpspawn_proxy.so"
 TWO_DOMAINS = "0-0;1-1"
 # Where the launch costs a second and the rung matters little, `make test` tries one and `make test-all` the others.
 RUNGS = [pytest.param("preinit"), *(pytest.param(rung, marks=pytest.mark.long) for rung in ("exec", "main"))]
-
-ROOT_ENV = {f"{engine}_ALLOW_RUN_AS_ROOT{suffix}": "1" for engine in ("OMPI", "PRTE") for suffix in ("", "_CONFIRM")}
 
 
 @dataclass(frozen=True)
@@ -211,9 +210,9 @@ class Launcher:
 
     def environment(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
         """This process's environment without any other launch in it, fit for root, marked as this test's."""
-        foreign = ("PSPAWN", "OMPI_", "PRTE_", "PMIX_", "PMI_", "PYTEST")
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
-        return {**kept, **ROOT_ENV, processes.MARK: self.mark, **(extra or {})}
+        kept = {k: v for k, v in _launchers.environment().items() if not k.startswith("PYTEST")}
+        # Also where a test goes on as another user, or starts as one and becomes root.
+        return {**kept, **_launchers.AS_ROOT, processes.MARK: self.mark, **(extra or {})}
 
     def start(
         self,

@@ -8,30 +8,26 @@ machine's noise makes of equal things.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import click
 
-QUIET = (0.95, 1.05)  # A:A ratios between which another ratio means something
+from pspawn import report
+from pspawn.bench import _launchers
+from pspawn.bench._measure import QUIET, BenchError, aligned
+
 TIMEOUT = 60.0  # seconds; an mpirun of 64 ranks takes one or two, and sometimes hangs by itself
 HANGS_ALLOWED = 3
-
-
-class DemoError(click.ClickException):
-    """What the demo promises did not happen."""
 
 
 class Hang(Exception):
@@ -44,22 +40,16 @@ class Engine:
     kind: str  # as --pspawn-engine names it
     mpirun: str
     build: str  # examples/build/<build> has the MPI examples linked with it
-    options: tuple[str, ...] = ()
+
+    @property
+    def options(self) -> list[str]:
+        return _launchers.options(self.kind)
 
 
 ENGINES = (
-    Engine("Open MPI", "openmpi", "mpirun.openmpi", "openmpi4", ("--oversubscribe",)),
+    Engine("Open MPI", "openmpi", "mpirun.openmpi", "openmpi4"),
     Engine("MPICH", "hydra", "mpirun.mpich", "mpich4"),
 )
-
-
-@dataclass(frozen=True)
-class Launch:
-    """What the report of one pspawn-mpirun says, once it has been held against what the demo promises."""
-
-    engine_version: str
-    fork_points: tuple[str, ...]
-    domains: int
 
 
 @dataclass
@@ -80,7 +70,7 @@ class Row:
     plain: list[float] = field(default_factory=list)
     again: list[float] = field(default_factory=list)
     pspawn: list[float] = field(default_factory=list)
-    launch: Launch | None = None
+    launch: _launchers.Forked | None = None
 
     @property
     def noise(self) -> float:
@@ -99,37 +89,25 @@ class Runner:
         self.ranks = ranks
         self.hangs: list[str] = []
         self.scratch = Path(tempfile.mkdtemp(prefix="pspawn-demo-"))
-        self.pspawn_mpirun = self._pspawn_mpirun()
-        kept = {k: v for k, v in os.environ.items() if not k.startswith("PSPAWN")}
-        as_root = {f"{e}_ALLOW_RUN_AS_ROOT{s}": "1" for e in ("OMPI", "PRTE") for s in ("", "_CONFIRM")}
-        self.env = {**kept, **(as_root if os.geteuid() == 0 else {})}
-
-    @staticmethod
-    def _pspawn_mpirun() -> str:
-        beside = Path(sys.executable).parent / "pspawn-mpirun"
-        found = str(beside) if beside.exists() else shutil.which("pspawn-mpirun")
-        if not found:
-            raise DemoError("pspawn-mpirun is not installed (make demo installs it)")
-        return found
+        self.pspawn_mpirun = _launchers.pspawn_mpirun()
+        self.env = _launchers.environment()
 
     def plain(self, engine: Engine, command: Sequence[str]) -> tuple[str, float]:
         """Run the site's mpirun; its output, and when it was started (CLOCK_MONOTONIC, seconds)."""
         words = [engine.mpirun, *engine.options, "-n", str(self.ranks), *command]
         return self._run(engine, words, self.env)
 
-    def pspawn(self, engine: Engine, command: Sequence[str]) -> tuple[str, float, Launch]:
-        report = self.scratch / "report.json"
-        words = [self.pspawn_mpirun, f"--pspawn-report={report}"]
+    def pspawn(self, engine: Engine, command: Sequence[str]) -> tuple[str, float, _launchers.Forked]:
+        file = self.scratch / "report.json"
+        words = [self.pspawn_mpirun, f"--pspawn-report={file}"]
         words += [*engine.options, "-n", str(self.ranks), *command]
         output, began = self._run(engine, words, {**self.env, "PSPAWN_MPIRUN": str(shutil.which(engine.mpirun))})
         try:
-            launch = check_report(json.loads(report.read_text()), self.ranks)
-        except (OSError, ValueError) as error:
-            raise DemoError(f"{' '.join(words)}: no report: {error}") from None
-        except DemoError as error:
-            raise DemoError(f"{' '.join(words)}: {error.message}") from None
-        report.unlink()
-        return output, began, launch
+            forked = _launchers.forked(report.from_dict(report.read(str(file))[0]), self.ranks)
+        except (BenchError, report.ReportError) as error:
+            raise BenchError(f"{' '.join(words)}: {error}") from None
+        file.unlink()
+        return output, began, forked
 
     def own_start(self, engine: Engine, stamp_only: Path) -> float:
         """Seconds until pspawn-mpirun hands over, found by giving it a program as mpirun that says when it began."""
@@ -145,7 +123,7 @@ class Runner:
             except Hang:
                 self.hangs.append(f"{engine.name} ({Path(words[0]).name})")
                 if len(self.hangs) > HANGS_ALLOWED:
-                    raise DemoError(f"runs that did not end in {TIMEOUT:.0f} s: {', '.join(self.hangs)}") from None
+                    raise BenchError(f"runs that did not end in {TIMEOUT:.0f} s: {', '.join(self.hangs)}") from None
 
 
 def run(words: Sequence[str], env: dict[str, str]) -> tuple[str, float]:
@@ -168,42 +146,22 @@ def run(words: Sequence[str], env: dict[str, str]) -> tuple[str, float]:
         raise
     if process.returncode != 0:
         said = (errors.strip() or output.strip() or "it said nothing").splitlines()[-1]
-        raise DemoError(f"{' '.join(words)}: exit status {process.returncode}: {said}")
+        raise BenchError(f"{' '.join(words)}: exit status {process.returncode}: {said}")
     return output, began
-
-
-def check_report(report: dict[str, Any], ranks: int) -> Launch:
-    """Every rank a fork, by one vector call a node and one request a context: else DemoError says what was instead."""
-    nodes = report["nodes"]
-    found = [(node, rank) for node in nodes for rank in node["ranks"]]
-    if len(found) != ranks:
-        raise DemoError(f"{len(found)} ranks in the report, not {ranks}")
-    for _, rank in found:
-        if rank["launched_by"] != "fork":
-            raise DemoError(f"rank {rank['rank']} was not forked: {rank['reason']}")
-    for node in nodes:
-        if node["vector_calls"] != 1:
-            raise DemoError(f"{node['vector_calls']} vector calls on {node['host']}, not 1")
-    contexts = [node["contexts"][rank["context"]] for node, rank in found]
-    for context in contexts:
-        if context["requests"] != 1:
-            raise DemoError(f"{context['requests']} requests to the proxy of {context['executable']}, not 1")
-    fork_points = tuple(sorted({context["fork_point"] for context in contexts}))
-    return Launch(report["engine_version"], fork_points, sum(len(node["domains"]) for node in nodes))
 
 
 def last_in_main(output: str, began: float, ranks: int) -> float:
     """Seconds from `began` until the last rank was in main, from the lines that the examples print."""
     stamps = [(int(r), int(us)) for r, us in re.findall(r"rank (\d+) main=(\d+)", output)]
     if sorted(rank for rank, _ in stamps) != list(range(ranks)):
-        raise DemoError(f"{len(stamps)} ranks said when they entered main, not each of {ranks} once")
+        raise BenchError(f"{len(stamps)} ranks said when they entered main, not each of {ranks} once")
     return max(us for _, us in stamps) / 1e6 - began
 
 
 def check_hello(output: str, ranks: int) -> None:
     said = sorted(int(r) for r in re.findall(rf"rank (\d+) of {ranks} on ", output))
     if said != list(range(ranks)):
-        raise DemoError(f"{len(said)} ranks said hello, not each of {ranks} once")
+        raise BenchError(f"{len(said)} ranks said hello, not each of {ranks} once")
 
 
 def measure(runner: Runner, row: Row) -> None:
@@ -216,7 +174,7 @@ def measure(runner: Runner, row: Row) -> None:
     def pspawn(times: list[float]) -> None:
         output, began, launch = runner.pspawn(row.engine, row.command)
         if row.launch not in (None, launch):
-            raise DemoError(f"{row.engine.name}, {row.program}: first {row.launch}, then {launch}")
+            raise BenchError(f"{row.engine.name}, {row.program}: first {row.launch}, then {launch}")
         row.launch = launch
         times.append(last_in_main(output, began, runner.ranks))
 
@@ -292,8 +250,7 @@ def table(rows: Sequence[Row], shares: dict[str, Shares], ranks: int) -> list[st
                 f"{row.noise:.2f}",
             )
         )
-    widths = [max(map(len, column)) for column in zip(*cells)]
-    return ["  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths)).rstrip() for line in cells]
+    return aligned(cells)
 
 
 EXPLANATION = """\
@@ -314,12 +271,19 @@ def default_examples() -> Path:
 @click.option("--examples", type=click.Path(path_type=Path), default=default_examples, help="Where they were built.")
 def demo(ranks: int, rounds: int, examples: Path) -> None:
     """Show Open MPI and MPICH with and without pspawn: fork points, domains, time to the last rank in main."""
+    try:
+        show(ranks, rounds, examples)
+    except BenchError as error:
+        raise click.ClickException(str(error)) from None
+
+
+def show(ranks: int, rounds: int, examples: Path) -> None:
     for engine in ENGINES:
         for needed in (examples / engine.build / "mpi_hello", examples / "many_libraries", examples / "stamp_only"):
             if not needed.exists():
-                raise DemoError(f"{needed} is missing (make demo builds it)")
+                raise BenchError(f"{needed} is missing (make demo builds it)")
         if not shutil.which(engine.mpirun):
-            raise DemoError(f"{engine.mpirun} is missing (make demo installs it)")
+            raise BenchError(f"{engine.mpirun} is missing (make demo installs it)")
 
     began = time.monotonic()
     runner = Runner(ranks)

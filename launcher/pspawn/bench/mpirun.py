@@ -21,6 +21,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from pspawn.bench import _launchers
 from pspawn.bench._measure import BenchError, Comparison, Demand, Experiment, Sample, faster, longer
 from pspawn.bench._programs import EXAMPLES, Programs
 from pspawn.engine import HYDRA, detect
@@ -32,7 +33,6 @@ STUB_MS = 3000
 STAY_MS = 300
 """Open MPI hangs by itself where ranks end while others are still being started: 64 ranks on 2 CPUs in up to four of
 five launches."""
-AS_ROOT = {f"{engine}_ALLOW_RUN_AS_ROOT{s}": "1" for engine in ("OMPI", "PRTE") for s in ("", "_CONFIRM")}
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Launcher:
 
     @property
     def options(self) -> list[str]:
-        return [] if self.engine == HYDRA else ["--oversubscribe"]
+        return _launchers.options(self.engine)
 
 
 def find(given: Sequence[str], say: Callable[[str], None]) -> list[Launcher]:
@@ -178,10 +178,8 @@ class Bench:
         self.stand_in = str(self.scratch / "mpirun")
         shutil.copy2(made.handover(), self.stand_in)
         self.head = [str(made.run()), str(timeout)]
-        self.pspawn_mpirun = find_pspawn_mpirun()
-        foreign = ("PSPAWN", "OMPI_", "PRTE_", "PMIX_", "PMI_")
-        self.env = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
-        self.env.update(AS_ROOT if os.geteuid() == 0 else {})
+        self.pspawn_mpirun = _launchers.pspawn_mpirun()
+        self.env = _launchers.environment()
         self.env["XDG_CACHE_HOME"] = str(self.scratch)
         self.env["PSPAWN_BENCH_MPIRUN"] = launcher.mpirun
         self.env["PSPAWN_BENCH_HANDOVER"] = str(self.scratch / "handover")
@@ -211,20 +209,17 @@ class Bench:
 
     def check_forked(self, ranks: int, command: Sequence[str]) -> str:
         """One launch with a report: every rank forked, by one vector call. The fork point."""
-        from pspawn.bench.demo import DemoError, check_report
-        from pspawn.report import ReportError, read
+        from pspawn.report import ReportError, from_dict, read
 
         file = self.scratch / "report.json"
         side = self.side(True, ranks, command)
         side.words[side.words.index("--pspawn-require")] = f"--pspawn-report={file}"
         side.sample()
         try:
-            launch = check_report(read(str(file))[0], ranks)
-        except DemoError as error:
-            raise BenchError(f"{side.name}: {error.message}") from None
-        except ReportError as error:
+            forked = _launchers.forked(from_dict(read(str(file))[0]), ranks)
+        except (BenchError, ReportError) as error:
             raise BenchError(f"{side.name}: {error}") from None
-        return ", ".join(launch.fork_points)
+        return ", ".join(forked.fork_points)
 
     def stub_memory(self, rank: str) -> list[int]:
         """Private memory (KB) of each stub while its rank runs."""
@@ -274,14 +269,6 @@ def private_kb(pid: int) -> int:
     """What would be free without this process: Private_Clean and Private_Dirty of proc(5)'s smaps_rollup."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     return sum(int(line.split()[1]) for line in lines if line.startswith("Private_") and "Hugetlb" not in line)
-
-
-def find_pspawn_mpirun() -> str:
-    beside = Path(sys.executable).parent / "pspawn-mpirun"
-    found = str(beside) if beside.exists() else shutil.which("pspawn-mpirun")
-    if not found:
-        raise BenchError("pspawn-mpirun is not installed (pip install .)")
-    return found
 
 
 def measure(

@@ -43,6 +43,15 @@ def common(command: Any) -> Any:
     return command
 
 
+which_mpiruns = click.option(
+    "--mpirun",
+    "mpiruns",
+    multiple=True,
+    metavar="PATH",
+    help="An mpirun to measure (default: all found on PATH and in the source tree's test environment).",
+)
+
+
 @bench.command()
 @click.option("--pairs", default=60, show_default=True, type=click.IntRange(min=3), help="Rounds of each experiment.")
 @click.option("--processes", default=64, show_default=True, type=click.IntRange(min=1), help="Started by each call.")
@@ -114,13 +123,7 @@ def vector(
 @click.option(
     "--ranks", multiple=True, default=[16, 64], show_default=True, type=click.IntRange(min=1), help="Sizes of launches."
 )
-@click.option(
-    "--mpirun",
-    "mpiruns",
-    multiple=True,
-    metavar="PATH",
-    help="An mpirun to measure (default: all found on PATH and in the source tree's test environment).",
-)
+@which_mpiruns
 @click.option(
     "--program",
     "programs",
@@ -171,13 +174,7 @@ def mpirun(
 
 @bench.command()
 @click.option("--pairs", default=30, show_default=True, type=click.IntRange(min=3), help="Rounds of each experiment.")
-@click.option(
-    "--mpirun",
-    "mpiruns",
-    multiple=True,
-    metavar="PATH",
-    help="An mpirun to measure (default: all found on PATH and in the source tree's test environment).",
-)
+@which_mpiruns
 @click.option("--json", "as_json", is_flag=True, help="Print all figures as JSON.")
 def trampoline(pairs: int, mpiruns: tuple[str, ...], as_json: bool) -> None:
     """What pspawn's mpirun on PATH adds to the real one while PSPAWN is not set.

@@ -1,0 +1,66 @@
+"""What demo, measurements and tests know of launchers and of their launches alike."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from pspawn.bench._measure import BenchError
+from pspawn.engine import HYDRA
+from pspawn.report import Report
+
+FOREIGN = ("PSPAWN", "OMPI_", "PRTE_", "PMIX_", "PMI_")
+"""Beginnings of the variables of a launch that this process is part of."""
+AS_ROOT = {f"{engine}_ALLOW_RUN_AS_ROOT{s}": "1" for engine in ("OMPI", "PRTE") for s in ("", "_CONFIRM")}
+"""What Open MPI wants of root."""
+
+
+def environment() -> dict[str, str]:
+    """This process's environment without another launch in it, fit for root."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
+    return {**kept, **(AS_ROOT if os.geteuid() == 0 else {})}
+
+
+def options(engine: str) -> list[str]:
+    """What allows more ranks than CPUs."""
+    return [] if engine == HYDRA else ["--oversubscribe"]
+
+
+def pspawn_mpirun() -> str:
+    """The command of this installation, else the one on PATH."""
+    beside = Path(sys.executable).parent / "pspawn-mpirun"
+    found = str(beside) if beside.exists() else shutil.which("pspawn-mpirun")
+    if not found:
+        raise BenchError("pspawn-mpirun is not installed (pip install . or make)")
+    return found
+
+
+@dataclass(frozen=True)
+class Forked:
+    """What the report of a launch says that went as it should."""
+
+    engine_version: str
+    fork_points: tuple[str, ...]
+    domains: int
+
+
+def forked(report: Report, ranks: int) -> Forked:
+    """Every rank a fork, by one vector call a node and one request a context: else BenchError says what was instead."""
+    if len(report.ranks) != ranks:
+        raise BenchError(f"{len(report.ranks)} ranks in the report, not {ranks}")
+    contexts = []
+    for node in report.nodes:
+        for rank in node.ranks:
+            if rank.launched_by != "fork" or rank.context is None:
+                raise BenchError(f"rank {rank.rank} was not forked: {rank.reason}")
+            contexts.append(node.contexts[rank.context])
+        if node.vector_calls != 1:
+            raise BenchError(f"{node.vector_calls} vector calls on {node.host}, not 1")
+    for context in contexts:
+        if context.requests != 1:
+            raise BenchError(f"{context.requests} requests to the proxy of {context.executable}, not 1")
+    fork_points = tuple(sorted({context.fork_point for context in contexts}))
+    return Forked(report.engine_version, fork_points, sum(len(node.domains) for node in report.nodes))
