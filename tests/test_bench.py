@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -242,6 +243,16 @@ def test_an_mpirun_that_is_none_is_named(tmp_path: Path) -> None:
     result = bench("mpirun", "--mpirun", str(tmp_path / "mpirun"))
     assert (result.exit_code, len(result.output.splitlines())) == (1, 1)
     assert str(tmp_path / "mpirun") in result.output
+
+
+@pytest.mark.needs_stub
+@pytest.mark.mpi
+def test_the_trampoline_is_not_measured_as_an_mpirun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = shutil.which("mpirun.mpich") or pytest.skip("mpirun.mpich is not installed")
+    shutil.copy(_programs.NATIVE / "libexec/pspawn/wrappers/mpirun", tmp_path / "mpirun.mpich")
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    (found,) = bench_mpirun.find(["mpirun.mpich"], lambda progress: None)
+    assert found.mpirun == real
 
 
 def test_an_mpirun_of_another_kind_is_named() -> None:

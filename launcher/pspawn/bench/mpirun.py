@@ -59,7 +59,7 @@ def find(given: Sequence[str], say: Callable[[str], None]) -> list[Launcher]:
     wanted = list(given) or ["mpirun.openmpi", "mpirun.mpich", "mpirun", *map(str, sorted(wheels.glob("*/bin/mpirun")))]
     found: dict[str, Launcher] = {}
     for name in wanted:
-        path = shutil.which(name)
+        path = _locate(name)
         if not path:
             if given:
                 raise BenchError(f"{name} is no executable file, and none of this name is on PATH")
@@ -78,6 +78,14 @@ def find(given: Sequence[str], say: Callable[[str], None]) -> list[Launcher]:
     for launcher in found.values():
         say(f"{launcher.name}: {launcher.mpirun}")
     return list(found.values())
+
+
+def _locate(name: str) -> str | None:
+    """As a shell would, but not pspawn's own of this name."""
+    if "/" in name:
+        return shutil.which(name)
+    found = detect.on_path(name)
+    return found.path if found else None
 
 
 def _ask(path: str) -> tuple[str, str]:

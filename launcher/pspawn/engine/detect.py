@@ -38,7 +38,7 @@ def find(name: str = "mpirun") -> Mpirun:
         argv0, _, path = from_trampoline.rpartition(":")
         return Mpirun(os.path.abspath(path), argv0, hidden=True)
     for wanted in dict.fromkeys((name, *NAMES)):
-        found = _on_path(wanted)
+        found = on_path(wanted)
         if found:
             return found
     raise EngineError(f"no mpirun on PATH: {INSTALL}", 127)
@@ -46,7 +46,7 @@ def find(name: str = "mpirun") -> Mpirun:
 
 def _named(named: str) -> Mpirun:
     """What PSPAWN_MPIRUN names: a path, or a name that is looked up on PATH."""
-    found = Mpirun(os.path.abspath(named), named) if "/" in named else _on_path(named)
+    found = Mpirun(os.path.abspath(named), named) if "/" in named else on_path(named)
     if found is None:
         raise EngineError(f"PSPAWN_MPIRUN={named} is not on PATH", 127)
     trouble = startable.problem(found.path)
@@ -57,7 +57,7 @@ def _named(named: str) -> Mpirun:
     return found
 
 
-def _on_path(name: str) -> Mpirun | None:
+def on_path(name: str) -> Mpirun | None:
     """The first of this name on PATH that is not ours."""
     hidden = False
     for entry in os.environ.get("PATH", os.defpath).split(":"):
