@@ -1,4 +1,4 @@
-# make demo | test | test-all | lint | format | clean: each sets up what it needs first (tests/setup/packages).
+# make demo | demo-slurm | test | test-all | lint | format | clean: each sets up what it needs first (tests/setup/packages).
 
 PYTHON ?= python3
 PACKAGES = tests/setup/packages
@@ -20,13 +20,18 @@ MPICH4_LIB = .test-env/mpich4/lib/libmpi.so.12
 TRIXIE = .test-env/trixie/.installed
 
 .NOTPARALLEL:
-.PHONY: all demo test test-all lint format clean native spank examples examples-wheels \
-	packages-build packages-demo packages-test packages-lint
+.PHONY: all demo demo-slurm test test-all lint format clean native spank examples examples-wheels \
+	packages-build packages-demo packages-slurm packages-test packages-lint
 
 all: packages-build native $(VENV)
 
 demo: packages-demo native $(VENV) examples
 	.venv/bin/python -m pspawn.bench.demo
+
+# A cluster on this host, as root: up, one step plainly and one with --pspawn, down.
+demo-slurm: packages-slurm native spank $(VENV)
+	@$(MAKE) --no-print-directory -C examples many_libraries
+	PYTHONPATH=tests .venv/bin/python -m support.demo_slurm
 
 test: packages-test native spank $(VENV) $(MPI_WHEELS) $(MPICH4_LIB) $(TRIXIE) examples examples-wheels
 	$(PYTEST) -m "not long" $(PYTEST_ARGS)
@@ -58,7 +63,9 @@ packages-build:
 packages-demo:
 	@$(PACKAGES) build mpi
 packages-test:
-	@$(PACKAGES) build mpi test
+	@$(PACKAGES) build mpi slurm test
+packages-slurm:
+	@$(PACKAGES) build slurm
 packages-lint:
 	@$(PACKAGES) build lint
 
@@ -86,7 +93,7 @@ $(VENV): setup.cfg setup.py pyproject.toml $(wildcard launcher/pspawn/*/_build.p
 	$(PYTHON) -m venv .venv
 	.venv/bin/python $(PIP) install --editable '.[mpi4py,test]'
 	@cd launcher/pspawn/_native && find * -type f | while read -r file; do \
-		ln -srf "$$file" "$(CURDIR)/.venv/$$file"; done
+		mkdir -p "$$(dirname "$(CURDIR)/.venv/$$file")"; ln -srf "$$file" "$(CURDIR)/.venv/$$file"; done
 	@touch $@
 
 $(LINT): tests/setup/lint.txt $(VENV)

@@ -35,10 +35,8 @@ def movers() -> list[int]:
 @pytest.mark.parametrize("hook", ["init", "user_init", "task_init", "task_post_fork"])
 def test_a_hook_that_fails(clusters, tmp_path, mark, app, plugin_that_fails, hook):
     steps = Steps(clusters(plugstack=plugstack(f"fail={hook}", plugin=plugin_that_fails), **CGROUPS), tmp_path, mark)
-    if hook == "init":  # then srun knows no --pspawn
-        step = steps.srun(f"-n{N}", app, env={"PSPAWN": "1"})
-    else:
-        step = steps.srun("--pspawn", f"-n{N}", app)
+    # without init srun knows no --pspawn
+    step = steps.srun(*([] if hook == "init" else ["--pspawn"]), f"-n{N}", app, env={"PSPAWN": "1"})
     assert (step.rc, len(step.lines)) == (0, N), step
     if hook == "task_post_fork":
         assert {r["reason"] for r in step.ranks} == {None, "the mover of the step cannot be reached"}
@@ -170,7 +168,7 @@ def test_the_mover_is_killed_while_ranks_run(stopping, app):
 
 
 def test_slurmstepd_is_killed(stopping, app):
-    """As in a plain step, whose tasks die with their slurmstepd only when Slurm finds that out; nothing of ours stays."""
+    """Tasks outlive it, plainly too; when they are gone nothing of ours is left."""
     running = stopping.start("--pspawn", f"-n{N}", app, "linger")
     running.wait_for("waits", N)
     stubs = processes.stubs(stopping.mark)
