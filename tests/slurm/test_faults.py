@@ -165,18 +165,3 @@ def test_the_mover_is_killed_while_ranks_run(stopping, app):
     assert step.rc == 0
     step.assert_forked(N)
     assert_in_service(stopping)
-
-
-def test_slurmstepd_is_killed(stopping, app):
-    """Tasks outlive it, plainly too; when they are gone nothing of ours is left."""
-    running = stopping.start("--pspawn", f"-n{N}", app, "linger")
-    running.wait_for("waits", N)
-    stubs = processes.stubs(stopping.mark)
-    kill_it(stubs[0].ppid)
-    for stub in stubs:
-        kill_it(stub.pid)
-    running.process.kill()
-    running.process.wait()
-    assert processes.wait_until(lambda: not processes.of_test(stopping.mark), 3)
-    stopping.cluster.release()
-    assert processes.wait_until(lambda: not movers(), 3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -168,7 +169,12 @@ def test_it_ends_with_slurmstepd(users, app):
         os.kill(pid, signal.SIGKILL)
     step.running.process.kill()
     step.running.process.wait()
+    assert processes.wait_until(lambda: not processes.of_test(users.mark), 3)
     users.cluster.release()
+    # nobody else removes what a killed slurmstepd leaves
+    for directory in sorted(Path("/sys/fs/cgroup").glob(f"*/slurm_n0/uid_{USER}/**/"), reverse=True):
+        with contextlib.suppress(OSError):
+            directory.rmdir()
 
 
 def test_the_request_is_what_the_header_says():
