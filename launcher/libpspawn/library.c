@@ -337,7 +337,7 @@ static int begin_proxy(struct pspawn_context *ctx, const struct pspawn_context_a
 		return settle_for_exec(ctx, attr);
 	if (rv == 0 && climbs_at_once(attr))
 		rv = request_climb(ctx);
-	return rv;
+	return rv == -EPIPE ? 0 : rv; /* it has ended already: finish_proxy() hears why */
 }
 
 /* Waits for what begin_proxy() has begun. */
