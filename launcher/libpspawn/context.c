@@ -377,7 +377,7 @@ void pspawn_context_end(struct pspawn_context *ctx)
 /* Before the proxy object runs, only ld.so can have written anything: why it gave up. */
 static void describe_death(struct pspawn_context *ctx)
 {
-	char said[512] = "", *end;
+	char said[512] = "", *end, *text;
 	ssize_t n = pread(ctx->output, said, sizeof said - 1, 0);
 	const char *version = strstr(said, "version `"), *ours = strstr(said, "(required by");
 
@@ -387,9 +387,11 @@ static void describe_death(struct pspawn_context *ctx)
 		snprintf(ctx->reason, sizeof ctx->reason,
 			 "its C library is older than that of the system on which pspawn was built (it has no %.*s)",
 			 (int)strcspn(version + 9, "'"), version + 9);
+	else if (n > 0 && (text = strstr(said, ": ")) != NULL) /* behind the program's name */
+		snprintf(ctx->reason, sizeof ctx->reason, "the program died before a fork point was reached: %.140s",
+			 text + 2);
 	else
-		snprintf(ctx->reason, sizeof ctx->reason, "the program died before a fork point was reached%s%.100s",
-			 n > 0 ? ": " : "", said);
+		snprintf(ctx->reason, sizeof ctx->reason, "the program died before a fork point was reached");
 }
 
 int pspawn_context_hear(struct pspawn_context *ctx, struct pspawn_msg *msg)
