@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pspawn.engine import HYDRA, OPENMPI, PRRTE, EngineError, Mpirun, detect
+from pspawn.engine import ENGINES, HYDRA, OPENMPI, PRRTE, SLURM, EngineError, Mpirun, detect
 from support.mpi import MPIS, Launcher, pspawn_mpirun
 from support.recorded import Recorder, record
 
@@ -66,7 +66,8 @@ def test_prterun_is_prrte(tmp_path: Path) -> None:
         ("prterun (PRRTE) 3.0.2\n", (PRRTE, "3.0.2")),
         ("HYDRA build details:\n    Version:                                 4.0.2\n", (HYDRA, "4.0.2")),
         ("Intel(R) MPI Library for Linux* OS, Version 2021.10 Build 20230619 (id: 1)\n", (HYDRA, "2021.10")),
-        ("slurm 23.11.1\n", ("", "slurm 23.11.1")),
+        ("slurm 23.11.1\n", (SLURM, "23.11.1")),
+        ("slurm-wlm 22.05.8\n", (SLURM, "22.05.8")),
         ("", ("", "")),
     ],
 )
@@ -76,7 +77,7 @@ def test_versions(text: str, expected: tuple[str, str]) -> None:
 
 @given(st.text())
 def test_any_text_is_an_answer(text: str) -> None:
-    assert detect.recognise(text)[0] in ("", OPENMPI, PRRTE, HYDRA)
+    assert detect.recognise(text)[0] in ("", *ENGINES)
 
 
 # Where it is

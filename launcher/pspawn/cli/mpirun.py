@@ -12,7 +12,7 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Optional
 
-from pspawn.engine import ENGINES, HYDRA, EngineError, Launch, Mpirun, StubOptions, command_line, detect, plain
+from pspawn.engine import ENGINES, HYDRA, SLURM, EngineError, Launch, Mpirun, StubOptions, command_line, detect, plain
 
 if TYPE_CHECKING:
     import click
@@ -120,8 +120,8 @@ def run(words: list[str]) -> NoReturn:
     undo_pythons_signals()
     asked_for = _one_of_ours(words, ("--help", "--version"))
     try:
-        mpirun = detect.find()
         engine = _leading_engine(words)
+        mpirun = detect.find(engine=engine)
         mpirun = mpirun._replace(engine=engine) if engine else detect.ask(mpirun)
     except EngineError as error:
         if not asked_for:
@@ -132,8 +132,17 @@ def run(words: list[str]) -> NoReturn:
     arity = _arity(mpirun.engine)
     own_words, args, before = command_line.split(words, arity, takes_value)
     own = read_own(own_words)
-    if own.engine and own.engine != mpirun.engine:
+    if own.engine == SLURM != mpirun.engine:  # named too late: it has other options
+        mpirun = detect.find(engine=SLURM)._replace(engine=SLURM)
+        own_words, args, before = command_line.split(words, _arity(SLURM), takes_value)
+        own = read_own(own_words)
+        arity = _arity(SLURM)
+    elif own.engine and own.engine != mpirun.engine:
         mpirun = mpirun._replace(engine=own.engine, version="")
+    if mpirun.engine == SLURM:
+        from pspawn.engine import slurm
+
+        args = slurm.in_srun_words(args)
     asked_for = _option_of(args[:before], arity)
     if asked_for:
         own_texts(asked_for)
@@ -182,6 +191,10 @@ def prepare(mpirun: Mpirun, args: list[str], options: StubOptions) -> Launch:
         from pspawn.engine import hydra
 
         return hydra.launch(args, stub, options)
+    if mpirun.engine == SLURM:
+        from pspawn.engine import slurm
+
+        return slurm.launch(mpirun, args, stub, options)
     from pspawn.engine import openmpi
 
     return openmpi.launch(mpirun.engine, args, stub, options)
@@ -386,8 +399,9 @@ def command() -> click.Command:
         PROGRAM,
         options_metavar="[OPTIONS] [mpirun's own options]",
         help=(
-            "Launch with this site's own mpirun (Open MPI 4 and 5, MPICH): all of its options, host lists, binding and"
-            " output stay as they are, but on each node ranks are forked from one process per NUMA domain."
+            "Launch with this site's own mpirun (Open MPI 4 and 5, MPICH), or with srun: all of its options, host"
+            " lists, binding and output stay as they are, but on each node ranks are forked from one process per NUMA"
+            " domain."
             "\n\nOwn options stand before the application. PSPAWN=0 makes a plain launch; PSPAWN_MPIRUN names the"
             " mpirun."
         ),
@@ -445,6 +459,10 @@ def _arity(engine: str) -> command_line.Arity:
         from pspawn.engine import hydra
 
         return hydra.arity
+    if engine == SLURM:
+        from pspawn.engine import slurm
+
+        return slurm.arity
     return command_line.openmpi_arity
 
 

@@ -1,7 +1,8 @@
 """Engines: how ranks get started by someone else's launcher, with pspawn-stub in each application's place.
 
 - :mod:`pspawn.engine.detect` finds the real mpirun and asks it what it is;
-- :mod:`pspawn.engine.openmpi` (also PRRTE) and :mod:`pspawn.engine.hydra` turn a command line into a :class:`Launch`;
+- :mod:`pspawn.engine.openmpi` (also PRRTE), :mod:`pspawn.engine.hydra` and :mod:`pspawn.engine.slurm` turn a command
+  line into a :class:`Launch`;
 - :mod:`pspawn.engine.supervise` starts it and stays its parent, where a report is wanted.
 
 Everything here is on the way of every launch, so it imports next to nothing: named tuples instead of dataclasses (which
@@ -20,7 +21,9 @@ PRRTE = "prrte"
 """Open MPI 5, or PRRTE's own prterun."""
 HYDRA = "hydra"
 """MPICH and what derives from it, Intel MPI among them."""
-ENGINES = (OPENMPI, PRRTE, HYDRA)
+SLURM = "slurm"
+"""srun."""
+ENGINES = (OPENMPI, PRRTE, HYDRA, SLURM)
 
 
 class EngineError(Exception):

@@ -11,7 +11,7 @@ import os
 import sys
 from contextlib import suppress
 
-from pspawn.engine import HYDRA, OPENMPI, PRRTE, EngineError, Mpirun, percent_encoded, startable
+from pspawn.engine import ENGINES, HYDRA, OPENMPI, PRRTE, SLURM, EngineError, Mpirun, percent_encoded, startable
 
 NAMES = ("mpirun", "mpiexec")
 MARKERS = (b"pspawn-trampoline", b"pspawn.cli.mpirun")
@@ -25,15 +25,23 @@ ASK_SECONDS = 30
 INSTALL = "install one (Debian: apt install openmpi-bin, or mpich) or name it with PSPAWN_MPIRUN=/path/to/mpirun"
 
 
-def find(name: str = "mpirun") -> Mpirun:
+def find(name: str = "mpirun", engine: str | None = None) -> Mpirun:
     """The real mpirun: PSPAWN_MPIRUN, else the first of this name, "mpirun" or "mpiexec" on PATH that is not ourselves.
 
-    A trampoline has found it already. argv[0] is what a plain launch would have; see :meth:`Mpirun.name`.
+    A trampoline has found it already. argv[0] is what a plain launch would have; see :meth:`Mpirun.name`. For the
+    engine Slurm it is srun; that too inside an allocation where there is no mpirun.
     """
     from_trampoline = os.environ.pop(TRAMPOLINE, None)
     named = os.environ.get("PSPAWN_MPIRUN")
     if named:
         return _named(named)
+    if engine == SLURM:
+        found = on_path("srun")
+        if found is None:
+            raise EngineError(
+                "no srun on PATH: install Slurm's client, or name it with PSPAWN_MPIRUN=/path/to/srun", 127
+            )
+        return found
     if from_trampoline:
         argv0, _, path = from_trampoline.rpartition(":")
         return Mpirun(os.path.abspath(path), argv0, hidden=True)
@@ -41,6 +49,9 @@ def find(name: str = "mpirun") -> Mpirun:
         found = on_path(wanted)
         if found:
             return found
+    found = on_path("srun") if "SLURM_JOB_ID" in os.environ else None
+    if found:
+        return found
     raise EngineError(f"no mpirun on PATH: {INSTALL}", 127)
 
 
@@ -96,6 +107,8 @@ def recognise(text: str) -> tuple[str, str]:
             return (OPENMPI if version.split(".")[0] in ("1", "2", "3", "4") else PRRTE), version
         if "PRRTE" in line:
             return PRRTE, _after(line, "PRRTE) ")
+        if line.startswith("slurm"):
+            return SLURM, _after(line, " ")
         # A prterun that was moved doesn't find its texts, and says so.
         if "help-prterun" in line or line.startswith("prterun"):
             return PRRTE, ""
@@ -169,7 +182,7 @@ def _read_cache(key: list[str]) -> tuple[str, str] | None:
             fields = opened.read(65536).split("\n")
     except (OSError, ValueError):
         return None
-    if len(fields) != len(key) + 3 or fields[: len(key)] != key or fields[len(key)] not in (OPENMPI, PRRTE, HYDRA):
+    if len(fields) != len(key) + 3 or fields[: len(key)] != key or fields[len(key)] not in ENGINES:
         return None
     return fields[len(key)], fields[len(key) + 1]
 
