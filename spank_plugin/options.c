@@ -10,6 +10,8 @@
 #ifndef DEFAULT_STUB
 #define DEFAULT_STUB "/usr/bin/pspawn-stub"
 #endif
+/* "used", so that it can be read in the file: pspawn doctor does. */
+static const char default_stub[] __attribute__((used)) = DEFAULT_STUB;
 
 static const struct {
 	const char *name;
@@ -126,7 +128,7 @@ static int read_argument(struct site *site, const char *argument)
 int pspawn_read_site(struct site *site, int argc, char **argv, char *why, size_t room)
 {
 	memset(site, 0, sizeof *site);
-	strcpy(site->stub, DEFAULT_STUB);
+	strcpy(site->stub, default_stub);
 	for (int i = 0; i < argc; i++)
 		if (read_argument(site, argv[i]) < 0) {
 			snprintf(why, room,

@@ -716,8 +716,8 @@ static void __attribute__((constructor)) constructed(int argc, char **argv, char
 
 static const char *rank_name(void)
 {
-	const char *names[] = {"OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "PROBE_RANK"};
-	for (int i = 0; i < 4; i++)
+	const char *names[] = {"OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "PROBE_RANK", "SLURM_PROCID"};
+	for (int i = 0; i < 5; i++)
 		if (getenv(names[i]))
 			return getenv(names[i]);
 	return "0";

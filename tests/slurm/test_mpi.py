@@ -1,0 +1,95 @@
+"""MPI through Slurm: MPICH by pmi2, Open MPI by pmix, over nodes and plugins, as plain; and the fidelity table."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fidelity.table import differences
+from support.build import Builder
+from support.probing import Probes, collect
+from support.steps import Steps
+
+pytestmark = [pytest.mark.slurm, pytest.mark.root, pytest.mark.needs_stub]
+
+CGROUPS = {
+    "ProctrackType": "proctrack/cgroup",
+    "TaskPlugin": "task/affinity,task/cgroup",
+    "JobAcctGatherType": "jobacct_gather/cgroup",
+    "cgroup": "ConstrainRAMSpace=yes\n",
+}
+LEAST = {"ProctrackType": "proctrack/linuxproc"}
+OPEN_MPI = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMPI_MCA_btl": "self,vader,tcp"}
+
+
+@pytest.fixture(params=["pmi2", "pmix"])
+def mpi(request) -> tuple[str, str, dict[str, str]]:
+    """What --mpi= says, the compiler of the MPI that speaks it, and its variables."""
+    return (request.param, *(("mpicc.mpich", {}) if request.param == "pmi2" else ("mpicc.openmpi", OPEN_MPI)))
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
+@pytest.mark.parametrize("settings", [LEAST, CGROUPS], ids=["least", "cgroups"])
+@pytest.mark.parametrize("fork_point", ["preinit", "main"])
+def test_mpi_hello(clusters, tmp_path, mark, builder: Builder, mpi, nodes, settings, fork_point):
+    kind, cc, env = mpi
+    program = builder.program("../../examples/mpi_hello.c", cc=cc, name=f"hello-{kind}")
+    steps = Steps(clusters(nodes=nodes, **settings), tmp_path, mark)
+    n = 3 * nodes
+    step = (f"--mpi={kind}", f"-N{nodes}", f"-n{n}", "--ntasks-per-node=3", program)
+    plain, ours = steps.plain(*step, env=env), steps.srun(f"--pspawn={fork_point}", *step, env=env)
+    assert (ours.rc, ours.lines) == (plain.rc, plain.lines), (plain, ours)
+    assert len(plain.lines) >= n and plain.rc == 0, plain
+    ours.assert_forked(n)
+
+
+def test_mpi_abort(clusters, tmp_path, mark, builder: Builder, mpi):
+    kind, cc, env = mpi
+    program = builder.program("abort.c", cc=cc, name=f"abort-{kind}")
+    steps = Steps(clusters(nodes=2, **CGROUPS), tmp_path, mark)
+    step = (f"--mpi={kind}", "-N2", "-n4", program)
+    plain, ours = steps.plain(*step, env=env), steps.srun("--pspawn", *step, env=env)
+    assert ours.rc == plain.rc != 0, (plain, ours)
+    ours.assert_forked(4)
+
+
+# What names this step and the srun that made it.
+VOLATILE = re.compile(
+    r"(SLURM_(?:STEP_ID|STEPID|TASK_PID|SRUN_COMM_PORT|STEP_LAUNCHER_PORT|TASKS_PID)=|PSPAWN_REPORT=.*report-|/step_)\d+"
+)
+
+
+def without_volatile(probe: dict[str, Any]) -> dict[str, Any]:
+    names = ("environ", "proc_environ", "cgroup")
+    # the first task of the node leads the group of all, and may have ended
+    probe["group_leader"] = probe["group_leader"] or "pspawn-stub"
+    return {**probe, **{name: json.loads(VOLATILE.sub(r"\1N", json.dumps(probe[name]))) for name in names}}
+
+
+def probes(steps: Steps, directory: Path, *command: object) -> Probes:
+    out = directory / "probe-out"
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(mode=0o777)
+    step = steps.srun(*command, env={"PROBE_OUT": str(out), "PROBE_EXAMPLE": "example"})
+    assert step.rc == 0, step
+    if "--pspawn=off" not in command:
+        step.assert_forked(4)
+    return [without_volatile(probe) for probe in collect(out)]
+
+
+@pytest.mark.parametrize("settings", [LEAST, CGROUPS], ids=["least", "cgroups"])
+@pytest.mark.parametrize("fork_point", ["preinit", "main"])
+@pytest.mark.parametrize("options", [(), ("--distribution=cyclic",)], ids=" ".join)
+def test_fidelity(clusters, tmp_path, mark, builder: Builder, settings, fork_point, options):
+    """Inside, a rank of srun --pspawn is as one of a plain srun: every row of the table."""
+    probe = builder.program("probe.c", libs=["-pthread"])
+    steps = Steps(clusters(nodes=2, **settings), tmp_path, mark)
+    command = (*options, "-N2", "-n4", "--ntasks-per-node=2", probe, "an argument")
+    plain = probes(steps, tmp_path, "--pspawn=off", *command)
+    ours = probes(steps, tmp_path, f"--pspawn={fork_point}", *command)
+    assert differences(plain, ours, fork_point) == {}
