@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pspawn import doctor
@@ -222,7 +222,9 @@ def test_symbols_are_those_that_nm_shows(file: str | Path) -> None:
     assert {n: a for n, a in shown.items() if n not in several} == {n: found[n] for n in shown if n not in several}
 
 
+@settings(max_examples=300, deadline=None)
 @given(st.integers(0, 4000), st.binary(min_size=1, max_size=8))
+@example(544, b"\xff" * 8)
 def test_a_damaged_file_is_refused_or_read(at: int, damage: bytes) -> None:
     data = bytearray(PROXY.read_bytes())
     data[at : at + len(damage)] = damage

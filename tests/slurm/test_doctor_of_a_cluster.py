@@ -16,6 +16,7 @@ import pytest
 from support import processes, slurm
 from support.build import Builder
 from support.mpi import STUB
+from support.steps import PLUGIN, plugstack
 
 pytestmark = [pytest.mark.slurm, pytest.mark.root, pytest.mark.needs_stub]
 
@@ -194,6 +195,17 @@ def test_what_follows_from_the_configuration(
         assert any(says in text for text in texts(found)), found
         assert any(all(value in text for value in settings.values()) for text in texts(found, "ok"))
         assert any("cgroup v" in text for text in texts(found, "ok"))
+
+
+def test_the_real_plugin_where_ranks_have_to_be_moved() -> None:
+    if not PLUGIN.exists():
+        pytest.skip(f"{PLUGIN} is not built: make spank")
+    with start(None, ProctrackType="proctrack/cgroup", TaskPlugin="task/cgroup,task/affinity") as cluster:
+        assert load(cluster, plugstack("default=off", "accounting=strict"))
+        code, found = doctor(cluster)
+        assert (code, texts(found, "problem")) == (0, [])
+        assert any(text.startswith("mover ") for text in texts(found, "ok"))
+        assert "ranks are put into their tasks' cgroups by the plugin's mover" in texts(found, "ok")
 
 
 def test_without_the_plugin_a_site_with_task_cgroup_is_told_what_it_gets() -> None:

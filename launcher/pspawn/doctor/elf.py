@@ -78,11 +78,13 @@ class Elf:
     def _at(self, layout: str, offset: int) -> tuple[int, ...]:
         try:
             return struct.unpack_from(self._order + layout, self._data, offset)
-        except struct.error:
+        except (struct.error, OverflowError):
             raise ElfError("is cut off") from None
 
     def _string(self, offset: int) -> str:
-        end = self._data.find(b"\0", offset)
+        end = self._data.find(b"\0", offset) if offset < len(self._data) else -1
+        if end < 0:
+            raise ElfError("is cut off")
         return self._data[offset:end].decode(errors="replace")
 
     def _offset(self, address: int) -> int:
