@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shutil
+import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,6 +115,34 @@ def test_srun_forks_and_ends_as_plain(run: Allocated, life: Path, how: tuple[str
     assert ours.report["mpirun"] == shutil.which("srun")
     assert ours.report["exit_code"] == plain.rc
     assert ours.ours == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1], ids=lambda number: number.name)
+@pytest.mark.parametrize("plugin", [False, True], ids=["without plugin", "with plugin"])
+def test_a_signal_to_pspawn_mpirun_is_one_to_srun(
+    running: Any, life: Path, tmp_path: Path, mark: str, plugin: bool, number: signal.Signals
+) -> None:
+    cluster = running(plugin)
+
+    def send(*command: str) -> int:
+        trace = tmp_path / f"trace-{len(command)}"
+        started = subprocess.Popen(
+            [*command, "-n2", str(life), "wait", str(trace)],
+            env=cluster.environment(**ENVIRONMENT, **{processes.MARK: mark}),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        assert processes.wait_until(lambda: len(processes.starts(trace)) == 2, 20)
+        started.send_signal(number)
+        if number == signal.SIGINT:  # srun ends at the second within a second
+            processes.wait_until(lambda: started.poll() is not None, 0.3)
+            started.send_signal(number)
+        return started.wait(timeout=30)
+
+    report = tmp_path / "report.json"
+    ours = send(*(pspawn_mpirun() or []), "--pspawn-engine=slurm", f"--pspawn-report={report}")
+    assert ours == send("srun")
+    reports.assert_forked(reports.read(report), 2, "preinit", nodes=1, contexts=1)
 
 
 @pytest.mark.parametrize(
@@ -249,7 +279,9 @@ def test_mpi_programs_by_srun(run: Allocated, builder: Builder, name: str, kind:
 # The site's mpirun, which starts its daemons by srun
 
 
-@pytest.mark.parametrize("name", ["openmpi4", "mpich4", pytest.param("openmpi5", marks=pytest.mark.long), "mpich5"])
+@pytest.mark.parametrize(
+    "name", ["openmpi4", "mpich4", *(pytest.param(name, marks=pytest.mark.long) for name in ("openmpi5", "mpich5"))]
+)
 def test_the_allocation_aware_mpirun(bare: Allocated, builder: Builder, name: str) -> None:
     mpi = MPIS[name]
     if mpi.missing:
