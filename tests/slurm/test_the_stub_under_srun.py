@@ -83,6 +83,18 @@ def test_the_slurm_in_the_folder_is_the_one_that_runs(cluster):
     assert ("24.11" in version) == (cluster.root is not None), version
 
 
+def test_a_cluster_leaves_no_mount_and_no_directory():
+    why = slurm.missing(slurm.TRIXIE)
+    if why:
+        pytest.skip(why)
+    mounts = Path("/proc/self/mounts").read_text()
+    with slurm.Cluster(1, root=slurm.TRIXIE) as running:
+        assert running.srun("cat", "/etc/debian_version").stdout.startswith("13")
+        assert Path("/proc/self/mounts").read_text() == mounts
+    assert Path("/proc/self/mounts").read_text() == mounts
+    assert not running.directory.exists()
+
+
 def test_each_node_forks_all_its_ranks_in_one_vector_call(cluster, program, tmp_path):
     assert run(cluster, program, tmp_path / "report", "hello").returncode == 0
     found = parts(tmp_path / "report")

@@ -219,7 +219,8 @@ def _what_follows(topic: Topic, config: Mapping[str, str], line: Line | None) ->
             tell = topic.problem if line else topic.note
             yield tell(
                 f"{uncounted}: srun --pspawn launches plainly",
-                "use jobacct_gather/cgroup; or accounting=ignore on the plugin's line, and sacct sees stubs only",
+                "use jobacct_gather/cgroup; or accounting=ignore on the plugin's line (PSPAWN_ACCOUNTING=ignore for one"
+                " launch), and sacct sees stubs only",
             )
     if line and uses_cgroups(config):
         yield topic.ok("ranks are put into their tasks' cgroups by the plugin's mover")
