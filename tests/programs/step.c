@@ -85,14 +85,14 @@ static void count(void)
 	}
 }
 
-/* Touches that much memory and computes for half a second. */
+/* Touches that much memory and computes for one and a half seconds. */
 static void spend(size_t megabytes)
 {
 	char *memory = malloc(megabytes << 20);
 	clock_t start = clock();
 
 	memset(memory, 1, megabytes << 20);
-	while (clock() - start < CLOCKS_PER_SEC / 2)
+	while (clock() - start < CLOCKS_PER_SEC * 3 / 2)
 		memory[(size_t)clock() % (megabytes << 20)]++;
 	sleep(2);
 }

@@ -38,6 +38,14 @@ def clusters() -> Iterator[Clusters]:
 
 
 @pytest.fixture
+def plugin_line() -> str:
+    """plugstack.conf with the plugin."""
+    if not PLUGIN.exists():
+        pytest.skip(f"{PLUGIN} is not built: make spank")
+    return plugstack()
+
+
+@pytest.fixture
 def steps(clusters: Clusters, tmp_path: Path, mark: str) -> Iterator[Steps]:
     """Steps on two nodes with the least settings."""
     yield Steps(clusters(nodes=2), tmp_path, mark)

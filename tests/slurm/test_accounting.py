@@ -12,7 +12,7 @@ from support import processes, slurm
 from support import report as reports
 from support.build import Builder
 from support.mpi import STUB, TWO_DOMAINS
-from support.steps import PLUGIN, plugstack
+from support.steps import PLUGIN, Steps, plugstack
 
 pytestmark = [pytest.mark.slurm, pytest.mark.root, pytest.mark.needs_stub]
 
@@ -71,3 +71,48 @@ def test_the_steps_time_is_that_of_its_ranks(cluster: slurm.Cluster, builder: Bu
     (step,) = cluster.accounts(step_of(run), "ElapsedRaw,State")
     assert step[1] == "COMPLETED"
     assert 2 <= int(step[0]) <= 3
+
+
+def usage(row: list[str]) -> tuple[float, float, float]:
+    """MaxRSS in MiB, AveCPU and TotalCPU in seconds of a step's line of sacct."""
+
+    def seconds(text: str) -> float:
+        total = 0.0
+        for part in text.replace("-", ":").split(":"):
+            total = total * 60 + float(part)
+        return total
+
+    return float(row[0].rstrip("K")) / 1024, seconds(row[1]), seconds(row[2])
+
+
+@pytest.mark.parametrize("task", ["none", "cgroup"])
+def test_what_the_ranks_use_is_counted_as_in_a_plain_step(
+    app: Path, plugin_line: str, tmp_path: Path, mark: str, task: str
+) -> None:
+    """With jobacct_gather/cgroup: a rank counts because the mover has put it into its task's cgroups."""
+    why = slurm.missing(accounting=True)
+    if why:
+        pytest.skip(why)
+    settings = {
+        "ProctrackType": "proctrack/cgroup",
+        "TaskPlugin": f"task/{task}",
+        "JobAcctGatherType": "jobacct_gather/cgroup",
+        "JobAcctGatherFrequency": "task=1",
+    }
+    with slurm.Cluster(accounting=True, plugstack=plugin_line, cgroup="ConstrainRAMSpace=yes\n", **settings) as cluster:
+        steps = Steps(cluster, tmp_path, mark)
+        done = [steps.srun(*option, "-n2", app, "spend", "150") for option in ((), ("--pspawn",))]
+        done[1].assert_forked(2)
+        assert processes.wait_until(lambda: not steps.running(), 10)
+        job = cluster.allocation()
+        cluster.release()
+        rows = cluster.accounts(job, "MaxRSS,AveCPU,TotalCPU,State,ExitCode")
+        plain, ours = rows[-2:]
+        assert ours[3:] == plain[3:] == ["COMPLETED", "0:0"]
+        (rss, average, total), (our_rss, our_average, our_total) = usage(plain), usage(ours)
+        assert rss > 100, rows
+        assert our_rss == pytest.approx(rss, rel=0.1), rows
+        assert average >= 1 and our_average == pytest.approx(average, abs=1), rows  # whole seconds
+        # a documented difference: TotalCPU is what was seen while the ranks ran (AveCPU), in whole seconds; of a plain
+        # step it is what wait4(2) says of each task, which here is the stub
+        assert total > 2 * average and 2 * our_average <= our_total < 2 * our_average + 0.2, rows
