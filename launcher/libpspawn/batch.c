@@ -43,6 +43,7 @@ int pspawn_arena_open(struct pspawn_arena *arena, uint32_t nslots, uint64_t extr
 	arena->batch->nslots = nslots;
 	arena->batch->slots = slots;
 	arena->batch->sharers = 1;
+	arena->batch->expected = nslots;
 	return 0;
 }
 
@@ -160,6 +161,15 @@ int pspawn_context_request(struct pspawn_context *ctx, struct pspawn_arena *aren
 
 		ret = raw_send(ctx->sock, &more, sizeof more, channels + i, (int)n, 0);
 	}
+	return ret < 0 ? (int)ret : 0;
+}
+
+int pspawn_context_stream(struct pspawn_context *ctx, uint32_t kind, uint32_t first, const int *channels, int n,
+			  int flags)
+{
+	struct pspawn_msg msg = {.kind = kind, .seq = ctx->seq, .first = first};
+	long ret = ctx->sock < 0 ? -EPIPE : raw_send(ctx->sock, &msg, sizeof msg, channels, n, flags);
+
 	return ret < 0 ? (int)ret : 0;
 }
 

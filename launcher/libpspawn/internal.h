@@ -87,6 +87,9 @@ void pspawn_slot_settings(struct pspawn_arena *arena, const struct pspawn_contex
 /* One request: hands the batch over. `fds` (ncommon) go to every rank, `channels` one to each slot. */
 int pspawn_context_request(struct pspawn_context *ctx, struct pspawn_arena *arena, const int *fds, int ncommon,
 			   const int *channels);
+/* For a batch with `streamed`: that slots first.. (CHANNELS) are filled, or that there will be no more (CLOSE). */
+int pspawn_context_stream(struct pspawn_context *ctx, uint32_t kind, uint32_t first, const int *channels, int n,
+			  int flags);
 /* Asks the proxy to climb to main with slot 0's strings and CPUs. */
 int pspawn_context_climb(struct pspawn_context *ctx, struct pspawn_arena *arena, int timeout_ms);
 

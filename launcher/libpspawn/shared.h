@@ -28,7 +28,8 @@
 enum pspawn_msg_kind {
 	/* caller -> proxy */
 	PSPAWN_MSG_BATCH = 1, /* start a batch; fds: memfd, then the fds that all its ranks get */
-	PSPAWN_MSG_CHANNELS,  /* more of the batch: channels of slots first.. */
+	PSPAWN_MSG_CHANNELS,  /* more of the batch: channels of slots first.., which are filled by now */
+	PSPAWN_MSG_CLOSE,     /* of a streamed batch: there are no more slots */
 	PSPAWN_MSG_CLIMB, /* go up to `fork_point`; fds: memfd of a batch with one slot, whose environment to take */
 	/* proxy -> caller */
 	PSPAWN_MSG_READY,   /* stopped at fork_point; refused_point with `reason` if a climb failed */
@@ -39,7 +40,8 @@ enum pspawn_msg_kind {
 struct pspawn_msg {
 	uint32_t kind;
 	uint32_t seq;	/* the batch */
-	uint32_t first; /* CHANNELS: slot of the first descriptor; BATCH: number of CHANNELS messages that follow;
+	uint32_t first; /* CHANNELS: slot of the first descriptor; BATCH: number of CHANNELS messages that follow (of a
+			   streamed batch: unknown);
 			   CLIMB: deadline in ms; ENDED: errno if the leader could not be forked */
 	uint32_t fork_point;
 	uint32_t refused_point;
@@ -130,17 +132,18 @@ struct pspawn_batch {
 	uint64_t common_fd_numbers; /* offset of int32_t[common_fds] */
 	uint32_t common_fds;	    /* descriptors that come with BATCH after the memfd, for all ranks */
 	uint32_t common_strings;    /* all slots have the same strings */
+	uint32_t streamed;	    /* slots are filled, and forked, one after the other until CLOSE */
 	uint32_t sharers;	    /* contexts of this vector call that run on the same CPUs as this one, itself too */
 	char comm[16];		    /* the program's name as exec would set it */
 	_Atomic int32_t leader;	    /* pid of the batch leader, once it runs */
 	_Atomic uint32_t settled;   /* slots prepared or failed */
+	_Atomic uint32_t expected;  /* so many will settle; of a streamed batch known with CLOSE, before: all ones */
 	_Atomic uint32_t placed;    /* set by the caller when a mover, if any, has moved the ranks; futex */
 	_Atomic uint32_t open;	    /* GATE_SHARED; futex: 1 go, 2 end */
 	/* CLIMB: names, each terminated, of the variables whose values differ between the ranks */
 	uint64_t varying;
 	uint64_t varying_bytes;
 	uint32_t masks_differ; /* CLIMB: the ranks' CPU masks are not all alike */
-	uint32_t pad;
 	struct pspawn_result results[];
 };
 

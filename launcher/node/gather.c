@@ -448,7 +448,9 @@ static int new_context(struct gatherer *g, int pair, int domain)
 static int find_context(struct gatherer *g, int pair, int domain)
 {
 	for (int i = 0; i < g->ncontexts; i++)
-		if (g->contexts[i]->state < CONTEXT_CALLED && g->contexts[i]->domain == domain &&
+		if ((g->contexts[i]->state < CONTEXT_CALLED ||
+		     (g->contexts[i]->state == CONTEXT_FAILED && !g->contexts[i]->arena.batch)) && /* it would again */
+		    g->contexts[i]->domain == domain &&
 		    same_key(g->pairs[g->contexts[i]->model], g->pairs[pair]))
 			return i;
 	return -1;
@@ -464,6 +466,15 @@ static bool too_many_contexts(const struct gatherer *g)
 	return open >= 4 * g->ndomains + 4;
 }
 
+static int context_index(const struct gatherer *g, const struct context *c)
+{
+	int i = 0;
+
+	while (g->contexts[i] != c)
+		i++;
+	return i;
+}
+
 static int context_for(struct gatherer *g, int pair, int domain)
 {
 	int found = find_context(g, pair, domain);
@@ -473,21 +484,25 @@ static int context_for(struct gatherer *g, int pair, int domain)
 	return too_many_contexts(g) ? -1 : new_context(g, pair, domain);
 }
 
+/* The domains that a mask touches, into `touched`; their number. */
+static int touched_domains(const struct gatherer *g, const uint8_t *cpus, int touched[MAX_DOMAINS])
+{
+	int n = 0;
+
+	for (int d = 0; d < g->ndomains; d++)
+		if (pspawn_masks_meet(cpus, g->domains[d].cpus))
+			touched[n++] = d;
+	return n;
+}
+
 /*
  * Starts proxies as soon as it is known what they will be: at the first arrival of their kind, while the engine is
  * still starting the other stubs. Unbound ranks will go in blocks over the domains that they touch: all of those.
  */
 static void begin_contexts(struct gatherer *g, int pair)
 {
-	const uint8_t *cpus = g->pairs[pair]->a.settings.cpus;
-	int touched[MAX_DOMAINS], n = 0;
+	int touched[MAX_DOMAINS], n = touched_domains(g, g->pairs[pair]->a.settings.cpus, touched);
 
-	for (int d = 0; d < g->ndomains; d++)
-		for (size_t i = 0; i < PSPAWN_CPU_BYTES; i++)
-			if (cpus[i] & g->domains[d].cpus[i]) {
-				touched[n++] = d;
-				break;
-			}
 	if (n > g->local_size)
 		return; /* blocks leave out domains: wait for the placement */
 	/* the first of its kind: proxies for all; others only where their block will be */
@@ -741,6 +756,19 @@ static int by_local_rank(const void *a, const void *b, void *arg)
 	return g->pairs[*(const int *)a]->a.local_rank - g->pairs[*(const int *)b]->a.local_rank;
 }
 
+/* Makes a pair the next member of a context's vector call. */
+static void join(struct gatherer *g, struct context *c, int pair)
+{
+	struct pair *p = g->pairs[pair];
+
+	c->used = true;
+	p->state = PAIR_BATCHED;
+	p->slot = (uint32_t)c->nmembers;
+	c->members[c->nmembers++] = pair;
+}
+
+static int stream_some(struct gatherer *g, struct context *c, const int *pairs, int n, int flags);
+
 /* Everybody is here: from now on this generation is fixed. */
 static void close_collection(struct gatherer *g)
 {
@@ -768,10 +796,12 @@ static void close_collection(struct gatherer *g)
 			dismiss(g, p, "out of memory");
 			continue;
 		}
-		c->used = true;
-		p->state = PAIR_BATCHED;
-		p->slot = (uint32_t)c->nmembers;
-		c->members[c->nmembers++] = candidates[i];
+		if (c->state == CONTEXT_STREAMING) { /* it has stubs of its kind already */
+			if (stream_some(g, c, candidates + i, 1, 0) < 1)
+				dismiss(g, p, "it does not fit into the vector call under way");
+			continue;
+		}
+		join(g, c, candidates[i]);
 	}
 	free(candidates);
 	for (int i = 0; i < g->ncontexts; i++)
@@ -892,15 +922,18 @@ static void climb(struct gatherer *g, struct context *c)
 	free(names);
 }
 
-/* The proxy runs what the stubs looked up? Somebody may have replaced the file in between. */
-static bool same_executable(const struct context *c, const struct pspawn_key *key)
+/* Does the proxy run what the stubs looked up? Somebody may have replaced the file in between: why not, or NULL. */
+static const char *other_executable(const struct context *c, const struct pspawn_key *key)
 {
 	char path[64];
 	struct stat st;
 
 	snprintf(path, sizeof path, "/proc/%d/exe", c->c.serving);
-	return stat(path, &st) == 0 && st.st_ino == key->inode && st.st_mtim.tv_sec == key->mtime_s &&
-	       st.st_mtim.tv_nsec == key->mtime_ns;
+	if (stat(path, &st) < 0)
+		return "the proxy died";
+	return st.st_ino == key->inode && st.st_mtim.tv_sec == key->mtime_s && st.st_mtim.tv_nsec == key->mtime_ns
+		       ? NULL
+		       : "the executable was replaced during the launch";
 }
 
 static void dismiss_members(struct gatherer *g, struct context *c, const char *reason)
@@ -913,8 +946,10 @@ static void dismiss_members(struct gatherer *g, struct context *c, const char *r
 /* A context has stopped somewhere; wants_climb() tells whether it goes on. */
 static void judge_context(struct gatherer *g, struct context *c)
 {
-	if (c->state == CONTEXT_STARTING && !same_executable(c, &g->pairs[c->model]->a.key))
-		fail_context(c, "the executable was replaced during the launch");
+	const char *why = c->state == CONTEXT_STARTING ? other_executable(c, &g->pairs[c->model]->a.key) : NULL;
+
+	if (why)
+		fail_context(c, why);
 	else
 		c->state = CONTEXT_READY;
 }
@@ -969,8 +1004,8 @@ static uint32_t count_sharers(const struct gatherer *g, const struct context *c)
 	uint32_t n = 0;
 
 	for (int i = 0; i < g->ncontexts; i++)
-		n += g->contexts[i]->nmembers && (g->contexts[i] == c || g->contexts[i]->state < CONTEXT_SETTLED) &&
-		     pspawn_masks_meet(g->contexts[i]->c.cpus, c->c.cpus);
+		n += (g->contexts[i]->nmembers || g->contexts[i]->state < CONTEXT_CALLED) &&
+		     g->contexts[i]->state < CONTEXT_SETTLED && pspawn_masks_meet(g->contexts[i]->c.cpus, c->c.cpus);
 	return n;
 }
 
@@ -1017,6 +1052,120 @@ static void request(struct gatherer *g, struct context *c)
 	free(channels);
 }
 
+/*
+ * ---- the streamed vector call ----
+ *
+ * An engine starts its stubs one after the other, and meanwhile the node's other CPUs have nothing to do. So where it is
+ * clear beforehand to which context a rank will belong, the one request goes out with the first arrivals, and the
+ * batch leader forks each rank as its stub arrives. They wait at the gate like all others.
+ */
+
+#define STREAM_MAX 4096 /* ranks of a node: room is reserved for all of them, though taken only as it is needed */
+#define STREAM_FDS 4096 /* a stub's descriptors (MAX_FDS of stub.c) */
+
+/* The context to which this arrival belongs whatever else arrives; -1: that depends. */
+static int certain_context(struct gatherer *g, int pair)
+{
+	const struct pair *p = g->pairs[pair];
+	int touched[MAX_DOMAINS];
+
+	if (p->state != PAIR_CANDIDATE || !(p->a.options & PSPAWN_BY_ENGINE) || p->a.bind_to != PSPAWN_BIND_NONE ||
+	    p->a.nfds > STREAM_FDS || g->local_size > STREAM_MAX ||
+	    touched_domains(g, p->a.settings.cpus, touched) != 1)
+		return -1;
+	return find_context(g, pair, touched[0]);
+}
+
+static bool open_stream(struct gatherer *g, struct context *c)
+{
+	uint64_t room = c->c.area_bytes + STREAM_FDS * sizeof(int32_t);
+	uint32_t nslots = (uint32_t)g->local_size;
+
+	if (!c->members)
+		c->members = calloc(nslots, sizeof *c->members);
+	if (!c->members || pspawn_arena_open(&c->arena, nslots, nslots * room) < 0)
+		return false;
+	c->arena.batch->gate = PSPAWN_GATE_CHANNEL;
+	c->arena.batch->streamed = 1;
+	c->arena.batch->expected = UINT32_MAX;
+	c->arena.batch->placed = 1; /* there is no mover: see stream() */
+	c->arena.batch->sharers = count_sharers(g, c);
+	if (pspawn_context_request(&c->c, &c->arena, NULL, 0, NULL) < 0) {
+		fail_context(c, "the proxy did not take the vector call");
+		return false;
+	}
+	c->state = CONTEXT_STREAMING;
+	c->progress = -1;
+	return true;
+}
+
+/* Hands pairs to the leader, at most RAW_MAX_FDS. How many it took; fewer if it has not read the last ones yet. */
+static int stream_some(struct gatherer *g, struct context *c, const int *pairs, int n, int flags)
+{
+	struct pspawn_arena before = c->arena;
+	int channels[RAW_MAX_FDS], count = 0, taken[RAW_MAX_FDS];
+
+	for (int i = 0; i < n; i++) {
+		struct pair *p = g->pairs[pairs[i]];
+		const char *why = slot_refusal(c, p);
+
+		if (why)
+			dismiss(g, p, why);
+		else if ((uint32_t)(c->nmembers + count) < c->arena.batch->nslots) {
+			fill_slot(&c->arena, c, (uint32_t)(c->nmembers + count), p);
+			channels[count] = p->channel;
+			taken[count++] = pairs[i];
+		}
+	}
+	if (count == 0 ||
+	    pspawn_context_stream(&c->c, PSPAWN_MSG_CHANNELS, (uint32_t)c->nmembers, channels, count, flags) < 0) {
+		for (int i = 0; i < count; i++) /* filled anew next time */
+			memset(pspawn_slot(c->arena.batch, (uint32_t)(c->nmembers + i)), 0, sizeof(struct pspawn_slot));
+		c->arena = before;
+		return 0;
+	}
+	for (int i = 0; i < count; i++) {
+		g->pairs[taken[i]]->context = context_index(g, c);
+		g->pairs[taken[i]]->domain = c->domain;
+		join(g, c, taken[i]);
+		xclose(&g->pairs[taken[i]]->channel); /* the proxy has it now */
+	}
+	c->progress_us = now_us();
+	return count;
+}
+
+/* Has ranks forked whose stubs have arrived, as far as it is certain where they belong. */
+static void stream(struct gatherer *g)
+{
+	int ready[RAW_MAX_FDS];
+
+	if (g->mover.named)
+		return; /* the mover would have to be asked while ranks are still arriving */
+	for (int i = 0; i < g->ncontexts; i++) {
+		struct context *c = g->contexts[i];
+		int n = 0;
+
+		if ((c->state != CONTEXT_READY || wants_climb(g, c) || not_good_enough(g, c)) &&
+		    c->state != CONTEXT_STREAMING)
+			continue;
+		for (int k = 0; k < g->npairs && n < RAW_MAX_FDS; k++)
+			if (certain_context(g, k) == i)
+				ready[n++] = k;
+		if (n && (c->state == CONTEXT_STREAMING || open_stream(g, c)))
+			stream_some(g, c, ready, n, MSG_DONTWAIT);
+	}
+}
+
+/* No more ranks will come for this context. */
+static void close_stream(struct context *c)
+{
+	atomic_store(&c->arena.batch->expected, (uint32_t)c->nmembers);
+	c->state = CONTEXT_CALLED;
+	c->progress_us = now_us();
+	if (pspawn_context_stream(&c->c, PSPAWN_MSG_CLOSE, 0, NULL, 0, 0) < 0)
+		fail_context(c, "the proxy died");
+}
+
 static void make_vector_call(struct gatherer *g)
 {
 	bool called = false;
@@ -1026,8 +1175,13 @@ static void make_vector_call(struct gatherer *g)
 		const char *why;
 
 		if (!c->nmembers || c->state >= CONTEXT_CALLED) {
-			if (c->nmembers && c->state == CONTEXT_FAILED)
+			if (c->nmembers && c->state == CONTEXT_FAILED && !c->arena.batch)
 				dismiss_members(g, c, c->nrefusals ? c->refusals[0].reason : "the proxy died");
+			continue;
+		}
+		if (c->state == CONTEXT_STREAMING) {
+			close_stream(c);
+			called = true;
 			continue;
 		}
 		why = not_good_enough(g, c);
@@ -1057,7 +1211,7 @@ static bool is_settled(struct gatherer *g, struct context *c)
 	long settled = 0;
 	bool overdue = now_us() - c->progress_us > g->timeout_ms * 1000ll;
 
-	for (uint32_t i = 0; i < c->arena.batch->nslots; i++) {
+	for (int i = 0; i < c->nmembers; i++) {
 		struct pspawn_result *result = &c->arena.batch->results[i];
 		uint32_t state = atomic_load(&result->state);
 		bool over = c->leader_ended || c->state == CONTEXT_FAILED;
@@ -1073,7 +1227,7 @@ static bool is_settled(struct gatherer *g, struct context *c)
 		c->progress_us = now_us();
 	}
 	/* the batch leader too must be gone: until then it is the ranks' parent */
-	return settled == (long)c->arena.batch->nslots && (c->leader_ended || c->state == CONTEXT_FAILED || overdue);
+	return settled == c->nmembers && (c->leader_ended || c->state == CONTEXT_FAILED || overdue);
 }
 
 static void conclude(struct gatherer *g, struct context *c)
@@ -1149,7 +1303,10 @@ static void advance(struct gatherer *g)
 {
 	bool waited = g->last_arrival_us && now_us() - g->last_arrival_us > patience_us(g);
 
-	if (g->phase == PHASE_COLLECT && count_in(g, PAIR_CANDIDATE) && (everyone_arrived(g) || waited))
+	if (g->phase == PHASE_COLLECT)
+		stream(g);
+	if (g->phase == PHASE_COLLECT && (count_in(g, PAIR_CANDIDATE) || count_in(g, PAIR_BATCHED)) &&
+	    (everyone_arrived(g) || waited))
 		close_collection(g);
 	if (g->phase == PHASE_CONTEXTS && contexts_final(g))
 		make_vector_call(g);
@@ -1243,7 +1400,12 @@ static void lose_early_rank(struct gatherer *g, pid_t pid)
 
 		c->pid_gone |= c->c.pid == pid;
 		c->serving_gone |= c->c.serving == pid;
-		for (uint32_t s = 0; c->arena.batch && c->state == CONTEXT_CALLED && s < c->arena.batch->nslots; s++) {
+		if (!c->arena.batch || (c->state != CONTEXT_CALLED && c->state != CONTEXT_STREAMING))
+			continue;
+		/* the leader of a proxy that died is waited for here, and nobody else tells that it has ended */
+		c->leader_gone |= c->arena.batch->leader == pid;
+		c->leader_ended |= c->serving_gone && (c->leader_gone || !c->arena.batch->leader);
+		for (int s = 0; s < c->nmembers; s++) {
 			struct pspawn_result *result = &c->arena.batch->results[s];
 
 			if (result->pid != pid)

@@ -53,6 +53,7 @@ enum context_state {
 	CONTEXT_STARTING,
 	CONTEXT_READY,
 	CONTEXT_CLIMBING,
+	CONTEXT_STREAMING, /* in a vector call whose ranks are still arriving */
 	CONTEXT_CALLED,
 	CONTEXT_SETTLED,
 	CONTEXT_FAILED,
@@ -70,14 +71,14 @@ struct context {
 	int model; /* the pair that it was made like */
 	int domain;
 	struct pspawn_arena arena;
-	int *members, nmembers; /* owned: pairs of the vector call */
-	bool used;		/* had members, so it is worth a line in the report */
-	bool leader_ended;
-	int leader_err;		     /* errno if the batch leader could not be forked */
-	bool pid_gone, serving_gone; /* reaped: never to be signalled again */
-	int64_t ended_us;	     /* when the doorbell was closed; 0: it is open */
-	long progress;		     /* of what is awaited */
-	int64_t progress_us;	     /* when it last changed */
+	int *members, nmembers;		/* owned: pairs of the vector call */
+	bool used;			/* had members, so it is worth a line in the report */
+	bool leader_ended, leader_gone; /* told by the proxy; reaped, because the proxy died first */
+	int leader_err;			/* errno if the batch leader could not be forked */
+	bool pid_gone, serving_gone;	/* reaped: never to be signalled again */
+	int64_t ended_us;		/* when the doorbell was closed; 0: it is open */
+	long progress;			/* of what is awaited */
+	int64_t progress_us;		/* when it last changed */
 	struct refusal refusals[MAX_REFUSALS];
 	int nrefusals;
 	uint32_t next_to_move; /* slots before this one were moved, or need not be */

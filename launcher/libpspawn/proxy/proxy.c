@@ -62,34 +62,50 @@ static long map_batch(int memfd, uint64_t size)
 	return 0;
 }
 
-/* Receives the channels of all slots; their numbers go into an array that each rank unmaps again. */
-static NOINLINE long take_channels(uint32_t nmessages, uint32_t nslots)
+static long make_channels(uint32_t nslots)
 {
 	struct proxy *p = &pspawn_proxy;
-	struct pspawn_msg msg;
 
 	p->channels_bytes = nslots * sizeof(int);
 	p->channels = sys_mmap(NULL, p->channels_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (raw_map_failed(p->channels))
-		return -ENOMEM;
-	for (uint32_t i = 0; i < nmessages; i++) {
-		int fds[RAW_MAX_FDS], nfds = RAW_MAX_FDS;
-		struct raw_pollfd wait = {p->sock, RAW_POLLIN, 0};
+	return raw_map_failed(p->channels) ? -ENOMEM : 0;
+}
 
-		if (sys_poll(&wait, 1, 10000) <= 0)
-			return -ETIMEDOUT;
-		long ret = raw_recv(p->sock, &msg, sizeof msg, fds, &nfds, MSG_CMSG_CLOEXEC);
+/* Receives the batch's next message; channels that come with it go into the array that each rank unmaps again. The number
+ * of channels, from slot msg->first on; 0 for CLOSE; or a negative errno. */
+static NOINLINE long take_channels(uint32_t nslots, struct pspawn_msg *msg, int flags)
+{
+	struct proxy *p = &pspawn_proxy;
+	int fds[RAW_MAX_FDS], nfds = RAW_MAX_FDS;
+	long ret = raw_recv(p->sock, msg, sizeof *msg, fds, &nfds, MSG_CMSG_CLOEXEC | flags);
 
-		if (ret != sizeof msg || msg.kind != PSPAWN_MSG_CHANNELS || msg.first > nslots ||
-		    (uint32_t)nfds > nslots - msg.first)
-			return ret < 0 ? ret : -EPROTO;
-		for (int k = 0; k < nfds; k++) {
-			p->channels[msg.first + (uint32_t)k] = fds[k];
-			if (fds[k] > p->highest_fd)
-				p->highest_fd = fds[k];
-		}
+	if (ret == sizeof *msg && msg->kind == PSPAWN_MSG_CLOSE && nfds == 0)
+		return 0;
+	if (ret != sizeof *msg || msg->kind != PSPAWN_MSG_CHANNELS || nfds < 1 || msg->first > nslots ||
+	    (uint32_t)nfds > nslots - msg->first)
+		return ret < 0 ? ret : -EPROTO;
+	for (int k = 0; k < nfds; k++) {
+		p->channels[msg->first + (uint32_t)k] = fds[k];
+		if (fds[k] > p->highest_fd)
+			p->highest_fd = fds[k];
 	}
-	return 0;
+	return nfds;
+}
+
+/* Those of all slots. */
+static long take_all_channels(uint32_t nmessages, uint32_t nslots)
+{
+	struct pspawn_msg msg;
+	long ret = make_channels(nslots);
+
+	for (uint32_t i = 0; ret >= 0 && i < nmessages; i++) {
+		struct raw_pollfd wait = {pspawn_proxy.sock, RAW_POLLIN, 0};
+
+		ret = sys_poll(&wait, 1, 10000) <= 0 ? -ETIMEDOUT : take_channels(nslots, &msg, 0);
+		if (ret == 0)
+			ret = -EPROTO;
+	}
+	return ret;
 }
 
 /* Puts the descriptors that all ranks of a batch share at their numbers, once; the ranks inherit them. */
@@ -127,12 +143,12 @@ static NOINLINE long install_common_fds(const struct pspawn_batch *batch, const 
 	return 0;
 }
 
-/* Forks the ranks of slots first, first + step, ...; returns 1 in a rank, 0 when all are forked. */
-static int fork_ranks(uint32_t first, uint32_t step)
+/* Forks the ranks of slots first, first + step, ... before `end`; returns 1 in a rank, 0 when all are forked. */
+static int fork_ranks(uint32_t first, uint32_t end, uint32_t step)
 {
 	struct proxy *p = &pspawn_proxy;
 
-	for (uint32_t i = first; i < p->batch->nslots; i += step) {
+	for (uint32_t i = first; i < end; i += step) {
 		struct pspawn_result *result = &p->batch->results[i];
 		uint32_t empty = PSPAWN_SLOT_EMPTY;
 		/* on the stack, whose page the fork's child has anyway: one page of the batch less to map in each rank */
@@ -149,7 +165,7 @@ static int fork_ranks(uint32_t first, uint32_t step)
 			result->err = errno;
 			result->step = PSPAWN_STEP_FORK;
 			atomic_store(&result->state, PSPAWN_SLOT_FAILED);
-			if (atomic_fetch_add(&p->batch->settled, 1) + 1 == p->batch->nslots)
+			if (atomic_fetch_add(&p->batch->settled, 1) + 1 == atomic_load(&p->batch->expected))
 				say(PSPAWN_MSG_SETTLED, p->batch->seq, 0, "");
 			continue;
 		}
@@ -162,10 +178,10 @@ static int fork_ranks(uint32_t first, uint32_t step)
 /* One leader for every CPU of the domain, shared with the call's other contexts there, but none for fewer than
  * RANKS_A_LEADER ranks: a fork of a program with hundreds of mappings takes a millisecond, and forks of one process
  * cannot run at the same time. */
-static NOINLINE uint32_t count_leaders(const struct pspawn_batch *batch)
+static NOINLINE uint32_t count_leaders(const struct pspawn_batch *batch, uint32_t nranks)
 {
 	uint8_t cpus[PSPAWN_CPU_BYTES];
-	uint32_t n = 0, most = batch->nslots / RANKS_A_LEADER;
+	uint32_t n = 0, most = nranks / RANKS_A_LEADER;
 
 	raw_zero(cpus, sizeof cpus);
 	sys3(__NR_sched_getaffinity, 0, sizeof cpus, cpus);
@@ -179,9 +195,9 @@ static NOINLINE uint32_t count_leaders(const struct pspawn_batch *batch)
 }
 
 /* A fork tree of depth two: further leaders are forks of this one, which waits for them. Returns 1 in a rank. */
-static int share_batch(void)
+static int share_ranks(uint32_t first, uint32_t end)
 {
-	uint32_t nleaders = count_leaders(pspawn_proxy.batch), led = 1;
+	uint32_t nleaders = count_leaders(pspawn_proxy.batch, end - first), led = 1;
 	pid_t leaders[MAX_LEADERS];
 	int status;
 
@@ -190,20 +206,45 @@ static int share_batch(void)
 		if (leaders[led] < 0)
 			break;
 		if (leaders[led] == 0) {
-			if (fork_ranks(led, nleaders))
+			if (fork_ranks(first + led, end, nleaders))
 				return 1;
 			sys_exit(0);
 		}
 	}
-	if (fork_ranks(0, nleaders))
+	if (fork_ranks(first, end, nleaders))
 		return 1;
 	for (uint32_t k = led; k < nleaders; k++) /* the shares of leaders that could not be forked */
-		if (fork_ranks(k, nleaders))
+		if (fork_ranks(first + k, end, nleaders))
 			return 1;
 	for (uint32_t k = 1; k < led; k++)
 		while (waitpid(leaders[k], &status, 0) < 0 && errno == EINTR)
 			;
 	return 0;
+}
+
+/* Forks ranks as their stubs arrive, while the engine is still starting the others. Returns 1 in a rank. */
+static int stream_ranks(void)
+{
+	struct proxy *p = &pspawn_proxy;
+	struct pspawn_msg msg;
+	uint32_t done = 0, filled = 0;
+	long n;
+
+	if (make_channels(p->batch->nslots) < 0)
+		sys_exit(3);
+	do {
+		/* all that have come while the last ones were forked: they can be shared */
+		while ((n = take_channels(p->batch->nslots, &msg, filled > done ? MSG_DONTWAIT : 0)) > 0)
+			if (msg.first != filled)
+				return 0;
+			else
+				filled += (uint32_t)n;
+		if (share_ranks(done, filled))
+			return 1;
+		for (; done < filled; done++)
+			sys_close(p->channels[done]);
+	} while (n == -EAGAIN);
+	return 0; /* closed; or the caller is gone */
 }
 
 /* What is the same for all ranks of a batch is done here, once; then one fork per rank. Returns only in a rank. */
@@ -224,12 +265,17 @@ static void lead_batch(void)
 	if (map_batch(fds[0], msg.size) < 0)
 		sys_exit(2);
 	atomic_store(&p->batch->leader, sys_getpid());
-	if (p->batch->gate == PSPAWN_GATE_CHANNEL ? take_channels(msg.first, p->batch->nslots) < 0
+	if (p->batch->streamed) {
+		if (stream_ranks())
+			return;
+		sys_exit(0);
+	}
+	if (p->batch->gate == PSPAWN_GATE_CHANNEL ? take_all_channels(msg.first, p->batch->nslots) < 0
 						  : install_common_fds(p->batch, fds + 1) < 0)
 		sys_exit(3);
 	if (p->batch->common_strings && pspawn_apply_strings(pspawn_slot(p->batch, 0)) < 0)
 		p->batch->common_strings = 0; /* each rank tries it, and says what is wrong */
-	if (share_batch())
+	if (share_ranks(0, p->batch->nslots))
 		return;
 	sys_exit(0);
 }
@@ -240,7 +286,8 @@ static void drain(uint32_t seq)
 	struct pspawn_msg msg;
 
 	while (raw_recv(pspawn_proxy.sock, &msg, sizeof msg, NULL, NULL, RAW_MSG_PEEK | RAW_MSG_DONTWAIT) > 0 &&
-	       msg.seq == seq && (msg.kind == PSPAWN_MSG_BATCH || msg.kind == PSPAWN_MSG_CHANNELS))
+	       msg.seq == seq &&
+	       (msg.kind == PSPAWN_MSG_BATCH || msg.kind == PSPAWN_MSG_CHANNELS || msg.kind == PSPAWN_MSG_CLOSE))
 		raw_recv(pspawn_proxy.sock, &msg, sizeof msg, NULL, NULL, RAW_MSG_DONTWAIT);
 }
 

@@ -26,7 +26,7 @@ static void __attribute__((noreturn)) fail(struct pspawn_result *result, enum ps
 	result->err = (int32_t)-err;
 	result->step = step;
 	atomic_store(&result->state, PSPAWN_SLOT_FAILED);
-	if (atomic_fetch_add(&batch->settled, 1) + 1 == batch->nslots) {
+	if (atomic_fetch_add(&batch->settled, 1) + 1 == atomic_load(&batch->expected)) {
 		struct pspawn_msg msg;
 
 		raw_zero(&msg, sizeof msg);
@@ -324,7 +324,7 @@ static void settle(struct pspawn_batch *batch, struct pspawn_result *result)
 	struct pspawn_msg msg;
 
 	atomic_store(&result->state, PSPAWN_SLOT_PREPARED);
-	if (atomic_fetch_add(&batch->settled, 1) + 1 != batch->nslots)
+	if (atomic_fetch_add(&batch->settled, 1) + 1 != atomic_load(&batch->expected))
 		return;
 	raw_zero(&msg, sizeof msg);
 	msg.kind = PSPAWN_MSG_SETTLED;
