@@ -329,7 +329,8 @@ def test_help_for_the_application_is_the_applications(one_launcher: Launcher) ->
 # What the start costs
 
 
-def test_a_launch_imports_neither_click_nor_what_it_does_not_need() -> None:
+@pytest.mark.parametrize("engine", ["hydra", "slurm"])
+def test_a_launch_imports_neither_click_nor_what_it_does_not_need(engine: str) -> None:
     script = (
         "import sys, os\n"
         "before = set(sys.modules)\n"
@@ -338,13 +339,13 @@ def test_a_launch_imports_neither_click_nor_what_it_does_not_need() -> None:
         "from pspawn.cli.mpirun import main\n"
         "main()\n"
     )
-    words = ["--pspawn-engine=hydra", "--pspawn-fork-point", "main", "-n", "2", "true"]
+    words = [f"--pspawn-engine={engine}", "--pspawn-fork-point", "main", "-n", "2", "true"]
     env = {**os.environ, "PSPAWN_MPIRUN": "/bin/true", "PYTHONPATH": str(TOP / "launcher")}
     done = subprocess.run(
         [sys.executable, "-c", script, *words], env=env, capture_output=True, text=True, timeout=60, check=False
     )
     imported = set(done.stdout.split())
-    assert "pspawn.engine.hydra" in imported, done
+    assert f"pspawn.engine.{engine}" in imported, done
     assert not imported & {
         "click",
         "json",

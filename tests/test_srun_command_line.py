@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -107,3 +109,29 @@ def test_a_colon_is_refused_but_for_heterogeneous_jobs() -> None:
     with pytest.raises(EngineError) as caught:
         launch("-n 2 true : -n 3 false")
     assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("script", "there"),
+    [
+        ("echo; echo '      --pspawn=[auto]   fork'", True),
+        ("echo '  -p, --partition=x'", False),
+        ("yes x | head -c 300000; echo --pspawn", True),
+        ("exit 3", False),
+        ("exec sleep 1000", False),
+        ("exec >&-; exec sleep 1000", False),
+    ],
+)
+def test_srun_is_asked_for_the_plugin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, there: bool
+) -> None:
+    monkeypatch.setattr(slurm, "ASK_SECONDS", 1)
+    srun = tmp_path / "srun"
+    srun.write_text(f"#!/bin/sh\n{script}\n")
+    srun.chmod(0o755)
+    began = time.monotonic()
+    assert slurm.has_plugin(Mpirun(str(srun), "srun")) == there
+    assert time.monotonic() - began < 10
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+    assert not slurm.has_plugin(Mpirun("/no/such/srun", "srun"))
