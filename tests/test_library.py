@@ -491,7 +491,7 @@ def test_a_program_that_dies_before_its_main_is_an_error(tmp_path: Path) -> None
     run("gcc", "-shared", "-fPIC", "-o", tmp_path / "liblost.so", tmp_path / "lost.c")
     run("gcc", "-o", tmp_path / "dies", tmp_path / "dies.c", tmp_path / "liblost.so")
     (tmp_path / "liblost.so").unlink()
-    with pytest.raises(PspawnError, match="died before.*liblost.so"):
+    with pytest.raises(PspawnError, match=r"died before.*liblost\.so"):
         Context(tmp_path / "dies")
 
 

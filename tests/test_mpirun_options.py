@@ -105,7 +105,8 @@ def test_stubs_on_other_hosts_get_every_option(launcher: Launcher, count: int) -
     assert sorted(found.stdout.split()) == names
     assert sorted(stub[0] for stub in found.stubs) == names
     expected = [
-        f"--pspawn-engine={launcher.mpi.engine}", "--pspawn-by-engine", own[0], f"--pspawn-report={recorder.directory}/a%20b.json", own[1],
+        f"--pspawn-engine={launcher.mpi.engine}", "--pspawn-by-engine", own[0],
+        f"--pspawn-report={recorder.directory}/a%20b.json", own[1],
         "hostname",
     ]  # fmt: skip
     assert [stub[1:] for stub in found.stubs] == [expected] * count

@@ -124,7 +124,7 @@ def of_call(mark: str, what: str) -> list[int]:
 def test_while_ranks_of_a_streamed_call_wait_for_others(
     launcher: Launcher, stopping_build: Path, what: str, sent: int
 ) -> None:
-    """Ranks 0, 2 and 3 are forked and stand at the gate; then something happens to one of those who brought them there."""
+    """Ranks 0, 2 and 3 are forked and stand at the gate; then something happens to one who brought them there."""
     file = launcher.directory / "starts"
     pspawn = replace(STREAMED, native=stopping_build, options=("--pspawn-by-engine", "--pspawn-timeout=3"))
     started, pid = stop_in(launcher, "stub.started", pspawn, file)
