@@ -146,9 +146,15 @@ def test_ranges_name_each_number_once(numbers: set[int]) -> None:
     found: list[int] = []
     for item in report.ranges(numbers).split(","):
         if item:
-            first, _, last = item.partition("-")
-            found += range(int(first), int(last or first) + 1)
+            bounds, _, step = item.partition(":")
+            first, _, last = bounds.partition("-")
+            found += range(int(first), int(last or first) + 1, int(step or 1))
     assert found == sorted(numbers)
+
+
+def test_ranges_of_every_second_rank_are_short() -> None:
+    assert report.ranges(range(0, 64, 2)) == "0-62:2"
+    assert report.ranges([0, 2, 5]) == "0,2,5"
 
 
 def test_a_table_is_not_broken_by_what_programs_are_called() -> None:

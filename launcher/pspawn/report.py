@@ -397,14 +397,20 @@ def _groups(ranks: Iterable[Rank]) -> list[list[Rank]]:
 
 
 def ranges(numbers: Iterable[int]) -> str:
-    """Numbers as a list of ranges: ``0-15,32``."""
-    found: list[list[int]] = []
-    for number in sorted(set(numbers)):
-        if found and number == found[-1][1] + 1:
-            found[-1][1] = number
-        else:
-            found.append([number, number])
-    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in found)
+    """Numbers as a list of ranges as taskset(1) takes it, with strides where they are shorter: ``0-15,32``, ``0-62:2``."""
+    left = sorted(set(numbers))
+    found = []
+    while left:
+        step = left[1] - left[0] if len(left) > 1 else 1
+        count = 1
+        while count < len(left) and left[count] == left[0] + count * step:
+            count += 1
+        if step > 1 and count < 4:
+            count = 1
+        end = f"-{left[count - 1]}" if count > 1 else ""
+        found.append(f"{left[0]}{end}" + (f":{step}" if end and step > 1 else ""))
+        del left[:count]
+    return ",".join(found)
 
 
 def _milliseconds(times_us: Iterable[int | None]) -> str:
