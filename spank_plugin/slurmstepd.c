@@ -260,6 +260,24 @@ static void make_words(spank_t sp, char words[WORDS_LEN])
 	put_word(words, "%s\n", "--");
 }
 
+/* With --bcast=DIRECTORY/ slurmstepd completes argv[0] after its last hook (exec_task in task.c): here it is the stub's. */
+static int complete_bcast_name(spank_t sp, char **argv)
+{
+	char node[256] = "", *name;
+	size_t len = strlen(argv[0]);
+	uint32_t job = 0, id = 0;
+
+	if (len == 0 || argv[0][len - 1] != '/')
+		return 0;
+	if (spank_get_item(sp, S_JOB_ID, &job) != ESPANK_SUCCESS ||
+	    spank_get_item(sp, S_JOB_STEPID, &id) != ESPANK_SUCCESS ||
+	    spank_getenv(sp, "SLURMD_NODENAME", node, sizeof node) != ESPANK_SUCCESS ||
+	    asprintf(&name, "%sslurm_bcast_%u.%u_%s", argv[0], job, id, node) < 0)
+		return -1;
+	argv[0] = name; /* this process will exec or end: nobody frees it */
+	return 0;
+}
+
 #if SLURM_VERSION_NUMBER >= SLURM_VERSION_NUM(23, 11, 0)
 
 static int put_stub(spank_t sp, char *words, char **argv)
@@ -268,39 +286,27 @@ static int put_stub(spank_t sp, char *words, char **argv)
 	int n = 1;
 
 	(void)argv;
-	for (char *word = strtok(words, "\n"); word; word = strtok(NULL, "\n"))
+	for (char *word = strtok(words, "\n"); word && n < 16; word = strtok(NULL, "\n"))
 		prefix[n++] = word;
 	return spank_prepend_task_argv(sp, n, prefix) == ESPANK_SUCCESS ? 0 : -1;
 }
 
 #else
 
-/* The array is the live one; slurmstepd reads slot 0 after this, in this process (exec_task in task.c). With
- * --bcast=DIRECTORY/ it completes the name after its last hook, so that is done here. */
+/* The array is the live one; slurmstepd reads slot 0 after this, in this process (exec_task in task.c). */
 static int put_stub(spank_t sp, char *words, char **argv)
 {
-	char *stub = strdup(step.site.stub), *value = NULL, node[256] = "";
-	size_t len = strlen(argv[0]);
-	uint32_t job = 0, id = 0;
-	int n, done;
+	char *stub = strdup(step.site.stub), *value = NULL;
+	int n = asprintf(&value, "%s%s", words, argv[0]);
+	bool done = stub && n > 0 && spank_setenv(sp, SPANK_WORDS, value, 1) == ESPANK_SUCCESS;
 
-	if (len > 0 && argv[0][len - 1] == '/') {
-		if (spank_get_item(sp, S_JOB_ID, &job) != ESPANK_SUCCESS ||
-		    spank_get_item(sp, S_JOB_STEPID, &id) != ESPANK_SUCCESS ||
-		    spank_getenv(sp, "SLURMD_NODENAME", node, sizeof node) != ESPANK_SUCCESS)
-			return -1;
-		n = asprintf(&value, "%s%sslurm_bcast_%u.%u_%s", words, argv[0], job, id, node);
-	} else {
-		n = asprintf(&value, "%s%s", words, argv[0]);
-	}
-	done = stub && n > 0 && spank_setenv(sp, SPANK_WORDS, value, 1) == ESPANK_SUCCESS;
 	if (n > 0)
 		free(value);
 	if (!done) {
 		free(stub);
 		return -1;
 	}
-	argv[0] = stub; /* this process will exec or end: nobody frees it */
+	argv[0] = stub; /* as above */
 	return 0;
 }
 
@@ -320,7 +326,7 @@ int pspawn_stepd_task_init(spank_t sp)
 	why = task_refusal();
 	make_words(sp, words);
 	if (!why && (spank_get_item(sp, S_JOB_ARGV, &argc, &argv) != ESPANK_SUCCESS || argc < 1 ||
-		     put_stub(sp, words, argv) < 0))
+		     complete_bcast_name(sp, argv) < 0 || put_stub(sp, words, argv) < 0))
 		why = "slurmstepd did not take the stub";
 	if (!why)
 		return 0;

@@ -24,7 +24,9 @@ def clusters() -> Iterator[Clusters]:
     with contextlib.ExitStack() as stack:
 
         def cluster(**settings: Any) -> slurm.Cluster:
-            why = slurm.missing() or (None if PLUGIN.exists() else f"{PLUGIN} is not built: make spank")
+            why = slurm.missing(settings.get("root")) or (
+                None if PLUGIN.exists() else f"{PLUGIN} is not built: make spank"
+            )
             if why:
                 pytest.skip(why)
             key = repr(sorted(settings.items()))
@@ -62,6 +64,19 @@ def plugin_that_fails(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The plugin as a test build, which takes fail=HOOK in plugstack.conf."""
     where = tmp_path_factory.mktemp("plugin")
     command = ["make", "-s", "-C", "spank_plugin", f"DEST={where}", "TEST=-DPSPAWN_TEST"]
+    done = subprocess.run(command, cwd=slurm.TOP, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return where / "lib/slurm/spank_pspawn.so"
+
+
+@pytest.fixture(scope="session")
+def plugin_for_24_11(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The plugin built with the headers of Slurm 24.11."""
+    headers = slurm.TRIXIE / "usr/include"
+    if not (headers / "slurm/spank.h").exists():
+        pytest.skip(slurm.missing(slurm.TRIXIE) or f"no slurm/spank.h in {headers}")
+    where = tmp_path_factory.mktemp("plugin")
+    command = ["make", "-s", "-C", "spank_plugin", f"DEST={where}", f"SLURM={headers}"]
     done = subprocess.run(command, cwd=slurm.TOP, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     return where / "lib/slurm/spank_pspawn.so"
