@@ -85,7 +85,7 @@ def usage(row: list[str]) -> tuple[float, float, float]:
     return float(row[0].rstrip("K")) / 1024, seconds(row[1]), seconds(row[2])
 
 
-@pytest.mark.parametrize("task", ["none", "cgroup"])
+@pytest.mark.parametrize("task", [pytest.param("none", marks=pytest.mark.long), "cgroup"])
 def test_what_the_ranks_use_is_counted_as_in_a_plain_step(
     app: Path, plugin_line: str, tmp_path: Path, mark: str, task: str
 ) -> None:

@@ -25,11 +25,15 @@ CGROUPS = {
 
 def assert_in_service(steps: Steps) -> None:
     assert steps.cluster.node_states() == ["allocated"]
-    assert processes.wait_until(lambda: not movers(), 3), "a mover is left"
+    assert processes.wait_until(lambda: not movers(steps), 3), "a mover is left"
 
 
-def movers() -> list[int]:
-    return [p.pid for p in processes.processes() if p.comm == "pspawn-mover" and p.state not in "ZX"]
+def movers(steps: Steps) -> list[int]:
+    """Those of the tree that this cluster's plugin starts: other clusters may be up."""
+    tree = steps.cluster.plugstack.partition("stub=")[2].partition("/bin/")[0]
+    return [
+        p.pid for p in processes.processes() if processes.executable(p.pid) == f"{tree}/libexec/pspawn/pspawn-mover"
+    ]
 
 
 @pytest.mark.parametrize("hook", ["init", "user_init", "task_init", "task_post_fork"])
@@ -144,7 +148,7 @@ def stop_it(pid: int) -> None:
 def test_the_mover_is_killed_or_silent(stopping, app, state, how: Callable[[int], None], reason):
     """Before it has moved anybody: all ranks are exec'd, in their cgroups, and the report says why."""
     running, pids = held(stopping, f"gather.{state}", app, "cgroups")
-    mover = movers()[0]
+    mover = movers(stopping)[0]
     how(mover)
     os.kill(pids[0], signal.SIGCONT)
     step = running.finish()
@@ -159,7 +163,7 @@ def test_the_mover_is_killed_or_silent(stopping, app, state, how: Callable[[int]
 def test_the_mover_is_killed_while_ranks_run(stopping, app):
     running = stopping.start("--pspawn", f"-n{N}", app, "wait")
     running.wait_for("waits", N)
-    kill_it(movers()[0])
+    kill_it(movers(stopping)[0])
     stopping.cluster.run("scancel", "-s", "TERM", stopping.running()[0])
     step = running.finish()
     assert step.rc == 0

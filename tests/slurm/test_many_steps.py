@@ -10,6 +10,7 @@ from statistics import median
 import pytest
 
 from support import processes
+from support.mpi import NATIVE
 from support.steps import Steps
 
 pytestmark = [pytest.mark.slurm, pytest.mark.root, pytest.mark.needs_stub]
@@ -24,9 +25,7 @@ SETTINGS = {
 def left(steps: Steps) -> list[str]:
     """Processes of ours, and directories of Slurm's for the steps of the job."""
     job = steps.cluster.allocation()
-    found = [
-        str(p) for p in processes.processes() if p.comm in ("pspawn-mover", "pspawn-gather") and p.state not in "ZX"
-    ]
+    found = [str(p) for p in processes.processes() if processes.executable(p.pid).startswith(f"{NATIVE}/libexec")]
     directories = Path("/sys/fs/cgroup").glob(f"*/slurm_n0/uid_{steps.user}/job_{job}/step_*/**/")
     return found + [str(d) for d in directories if (d / "cgroup.procs").read_text().strip()]
 

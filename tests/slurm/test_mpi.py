@@ -33,8 +33,10 @@ def mpi(request) -> tuple[str, str, dict[str, str]]:
     return (request.param, *(("mpicc.mpich", {}) if request.param == "pmi2" else ("mpicc.openmpi", OPEN_MPI)))
 
 
-@pytest.mark.parametrize("nodes", [1, 2])
-@pytest.mark.parametrize("settings", [LEAST, CGROUPS], ids=["least", "cgroups"])
+@pytest.mark.parametrize("nodes", [pytest.param(1, marks=pytest.mark.long), 2])
+@pytest.mark.parametrize(
+    "settings", [pytest.param(LEAST, id="least", marks=pytest.mark.long), pytest.param(CGROUPS, id="cgroups")]
+)
 @pytest.mark.parametrize("fork_point", ["preinit", "main"])
 def test_mpi_hello(clusters, tmp_path, mark, builder: Builder, mpi, nodes, settings, fork_point):
     kind, cc, env = mpi
@@ -84,7 +86,7 @@ def probes(steps: Steps, directory: Path, *command: object) -> Probes:
 
 @pytest.mark.parametrize("settings", [LEAST, CGROUPS], ids=["least", "cgroups"])
 @pytest.mark.parametrize("fork_point", ["preinit", "main"])
-@pytest.mark.parametrize("options", [(), ("--distribution=cyclic",)], ids=" ".join)
+@pytest.mark.parametrize("options", [(), pytest.param(("--distribution=cyclic",), marks=pytest.mark.long)])
 def test_fidelity(clusters, tmp_path, mark, builder: Builder, settings, fork_point, options):
     """Inside, a rank of srun --pspawn is as one of a plain srun: every row of the table."""
     probe = builder.program("probe.c", libs=["-pthread"])

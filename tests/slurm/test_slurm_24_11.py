@@ -20,7 +20,7 @@ CGROUPS = {
 }
 
 
-@pytest.fixture(params=[LEAST, CGROUPS], ids=["least", "cgroups"])
+@pytest.fixture(params=[pytest.param(LEAST, id="least", marks=pytest.mark.long), pytest.param(CGROUPS, id="cgroups")])
 def steps(request, clusters, tmp_path: Path, mark: str, plugin_for_24_11: Path) -> Steps:
     line = plugstack(plugin=plugin_for_24_11)
     return Steps(clusters(nodes=2, root=slurm.TRIXIE, plugstack=line, **request.param), tmp_path, mark)

@@ -66,9 +66,11 @@ class Step:
         self.stubs = sorted(p.pid for p in processes.stubs(steps.mark))
         self.ranks = [p.pid for p in processes.of_test(steps.mark) if p.comm == "step" and has_task(p.pid)]
         self.gatherer = processes.gatherers(steps.mark)[0].pid
-        self.mover = next(p.pid for p in processes.processes() if p.comm == "pspawn-mover" and p.state != "Z")
-        names = re.findall(r"@(pspawn-mover-[0-9a-f]{32})", Path("/proc/net/unix").read_text())
-        self.address: str = names[-1]
+        # its arguments are the user and slurmstepd; other clusters may be up
+        stepd = processes.read(self.stubs[0]).ppid
+        self.mover = next(p.pid for p in processes.processes() if p.cmdline.endswith(f"pspawn-mover {USER} {stepd}"))
+        arguments = Path(f"/proc/{self.gatherer}/cmdline").read_text().split("\0")
+        self.address: str = arguments[1]
 
 
 def has_task(pid: int) -> bool:

@@ -16,7 +16,7 @@ def test_srun_help_shows_the_option(steps):
     assert "--pspawn=[auto|exec|preinit|main|require|off]" in text
 
 
-@pytest.mark.parametrize("given", ["--pspawn", "--pspawn=auto", "--pspawn=preinit", "--pspawn=require"])
+@pytest.mark.parametrize("given", ["--pspawn", "--pspawn=auto", "--pspawn=require"])
 def test_each_node_forks_its_ranks_in_one_vector_call(steps, app, given):
     what = ("-N2", "--ntasks-per-node=3", app, "--an", "argument")
     plain = steps.plain(*what)
@@ -95,7 +95,10 @@ def test_sbatch_and_salloc_take_it_for_the_sruns_inside(steps, app, command, giv
     assert [r["launched_by"] for node in steps.nodes(report) for r in node["ranks"]] == ["fork"] * 2
 
 
-@pytest.mark.parametrize("argument", ["bogus", "default=perhaps", "stub=pspawn-stub", "timeout=0", "timeout=x"])
+@pytest.mark.parametrize(
+    "argument",
+    ["bogus", *(pytest.param(a, marks=pytest.mark.long) for a in ("default=perhaps", "stub=pspawn-stub", "timeout=0"))],
+)
 def test_a_bad_argument_in_plugstack_keeps_the_plugin_out(clusters, tmp_path, mark, app, argument):
     here = Steps(clusters(plugstack=plugstack(argument)), tmp_path, mark)
     ours = here.srun("--pspawn", "-n2", app)
