@@ -397,7 +397,7 @@ def _groups(ranks: Iterable[Rank]) -> list[list[Rank]]:
 
 
 def ranges(numbers: Iterable[int]) -> str:
-    """Numbers as a list of ranges as taskset(1) takes it, with strides where they are shorter: ``0-15,32``, ``0-62:2``."""
+    """Numbers as a list of ranges as taskset(1) takes it, with strides where shorter: ``0-15,32``, ``0-62:2``."""
     left = sorted(set(numbers))
     found = []
     while left:
