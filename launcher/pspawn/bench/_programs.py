@@ -36,6 +36,10 @@ class Programs:
         """One of the programs that are started, "rank" or "child", linked with libc alone."""
         return self._compile(source, "cc")
 
+    def static(self, source: str) -> Path:
+        """The same, linked statically."""
+        return self._compile(source, "cc", ["-static"], name=f"{source}-static")
+
     def with_mpi(self, source: str, mpicc: str, name: str) -> Path:
         return self._compile(source, mpicc, ["-Wl,--no-as-needed"], name=f"{source}-{name}")
 

@@ -27,6 +27,7 @@ def bench() -> None:
     Examples:
       pspawn bench vector
       pspawn bench mpirun --ranks 64 --pairs 30
+      salloc -N1 -n64 pspawn bench srun
     """
 
 
@@ -170,6 +171,56 @@ def mpirun(
         launchers, programs or measuring.PROGRAMS, ranks, pairs, timeout, examples or EXAMPLES, facts=facts, say=say
     )
     show(experiments, as_json, facts)
+
+
+@bench.command()
+@click.option("--pairs", default=30, show_default=True, type=click.IntRange(min=3), help="Rounds of each experiment.")
+@click.option(
+    "--ranks", multiple=True, default=[64], show_default=True, type=click.IntRange(min=1), help="Sizes of steps."
+)
+@click.option(
+    "--program",
+    "programs",
+    multiple=True,
+    type=click.Choice(["plain", "mpi", "libraries"]),
+    help="What is launched: a small program, one linked with MPICH, one with 100 libraries (default: all).",
+)
+@click.option("--mpi", default="pmi2", show_default=True, metavar="TYPE", help="srun's --mpi for the MPI program.")
+@click.option(
+    "--srun-option", "options", multiple=True, metavar="OPTION", help="One more option of each srun, such as -N2."
+)
+@click.option(
+    "--timeout", default=60, show_default=True, type=click.IntRange(min=1), help="Seconds until a step hangs."
+)
+@common
+def srun(
+    pairs: int,
+    ranks: tuple[int, ...],
+    programs: tuple[str, ...],
+    mpi: str,
+    options: tuple[str, ...],
+    timeout: int,
+    as_json: bool,
+    examples: Path | None,
+) -> None:
+    """srun --pspawn against the same srun without it.
+
+    Times are from srun's start to the last task in main, and to srun's exit, of a program that returns at once. The one
+    with 100 libraries is also held against a static program that srun starts plainly: no launch can be faster. CPU is
+    that of the whole machine. Run it inside an allocation, or scheduling is measured too.
+
+    \b
+    Examples:
+      salloc -N1 -n64 pspawn bench srun
+      salloc -N1 -n16 pspawn bench srun --ranks 16 --program libraries --pairs 10
+    """
+    from pspawn.bench import srun as measuring
+    from pspawn.bench._programs import EXAMPLES
+
+    experiments = measuring.measure(
+        programs or measuring.PROGRAMS, ranks, pairs, timeout, options, mpi, examples or EXAMPLES, say=say
+    )
+    show(experiments, as_json, {})
 
 
 @bench.command()
