@@ -129,7 +129,7 @@ def test_bcast_names(steps, app):
     where.mkdir()
     step = steps.srun("--pspawn", f"--bcast={where}/", "-n2", app)
     step.assert_forked(2)
-    assert all(f"[{where}/slurm_bcast_1." in line for line in step.lines), step
+    assert all(f"[{where}/slurm_bcast_{steps.cluster.allocation()}." in line for line in step.lines), step
     assert {context["executable"].startswith(f"{where}/slurm_bcast_") for n in step.nodes for context in n["contexts"]}
 
 

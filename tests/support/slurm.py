@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import os
 import shutil
 import signal
@@ -28,6 +29,7 @@ from support.build import TOP
 
 TRIXIE = TOP / ".test-env" / "trixie"
 """Debian 13 with Slurm 24.11."""
+_count = itertools.count()
 START_SECONDS = 20
 STOP_SECONDS = 15
 PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
@@ -237,6 +239,8 @@ class Cluster:
             "MpiDefault": "none",
             "SlurmdParameters": "config_overrides",
             "KillWait": "2",
+            # cgroups are named after node, user and job, and other test sessions have clusters with the same node names
+            "FirstJobId": str(os.getpid() * 10 + next(_count) % 10),
             "PlugStackConfig": f"{d}/etc/plugstack.conf",
             "TmpFS": f"{d}/tmp/%n",
             "PropagateResourceLimits": "NONE",
