@@ -17,6 +17,7 @@ import contextlib
 import functools
 import itertools
 import os
+import random
 import shutil
 import signal
 import socket
@@ -59,13 +60,14 @@ def missing(root: Path | None = None, *, accounting: bool = False) -> str | None
 
 
 def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for s in sockets:
-        s.bind(("127.0.0.1", 0))
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
+    """Outside of the range that the kernel takes for connections, so that none of these comes first."""
+    found: set[int] = set()
+    while len(found) < count:
+        port = random.randrange(10000, 32000)
+        with socket.socket() as tried, contextlib.suppress(OSError):
+            tried.bind(("127.0.0.1", port))
+            found.add(port)
+    return list(found)
 
 
 @functools.cache
