@@ -175,6 +175,9 @@ def test_the_stub_that_is_written_in_the_plugin(here: slurm.Cluster, builder: Bu
     assert any(text.startswith(f"stub {STUB}") for text in texts(found, "ok"))
     load(here, f"optional {built(builder, here)}")
     assert any("names no stub" in text for text in texts(doctor(here)[1], "note"))
+    if PLUGIN.exists():
+        load(here, f"optional {PLUGIN}")
+        assert any("stub /usr/bin/pspawn-stub" in text for text in texts(doctor(here)[1]))
 
 
 SETTINGS = [
