@@ -184,7 +184,7 @@ static void decode(const char *s, char *out, size_t size)
 
 void report_write(const struct gatherer *g)
 {
-	char path[4096], part[4400], temporary[4500], host[256] = "";
+	char file[4096], path[8200], part[8600], temporary[8700], host[256] = "";
 	const struct pair *first = NULL;
 	FILE *f;
 	int fd;
@@ -194,7 +194,8 @@ void report_write(const struct gatherer *g)
 			first = g->pairs[i];
 	if (!first)
 		return;
-	decode(first->report, path, sizeof path);
+	decode(first->report, file, sizeof file);
+	snprintf(path, sizeof path, "%s%s%s", file[0] == '/' ? "" : first->cwd, file[0] == '/' ? "" : "/", file);
 	gethostname(host, sizeof host - 1);
 	snprintf(part, sizeof part, "%s.part-%s-%d", path, host, getpid());
 	/* not a name that a reader of parts would look at */

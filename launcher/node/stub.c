@@ -208,6 +208,15 @@ static void take_step(void)
 		stub.mover = s + 1;
 }
 
+/* PSPAWN_REPORT=1 asks pspawn-mpirun for a table, and its file has an absolute path. Behind srun, whose directory the tasks
+ * have, any other value is a file. */
+static int is_report_file(const char *value)
+{
+	if (value[0] == '/' || raw_starts(value, "%2F"))
+		return 1;
+	return stub.spank && *value && !raw_streq(value, "0") && !raw_streq(value, "1");
+}
+
 static void parse_arguments(int argc, char **argv, char **envp)
 {
 	const char *off = engine_getenv(envp, "PSPAWN");
@@ -234,8 +243,7 @@ static void parse_arguments(int argc, char **argv, char **envp)
 	}
 	if (stub.spank)
 		take_step();
-	/* PSPAWN_REPORT=1 asks pspawn-mpirun for a table; a file has an absolute path */
-	if (stub.report && stub.report[0] != '/' && !raw_starts(stub.report, "%2F"))
+	if (stub.report && !is_report_file(stub.report))
 		stub.report = NULL;
 	if (i >= argc)
 		usage(2);

@@ -7,6 +7,7 @@ import pty
 import re
 import select
 import shutil
+import signal
 import stat
 import subprocess
 import time
@@ -16,7 +17,7 @@ import pytest
 
 from support import processes
 from support.mpi import NATIVE, STUB
-from support.steps import Steps, plugstack
+from support.steps import Running, Steps, plugstack
 
 pytestmark = [pytest.mark.slurm, pytest.mark.root, pytest.mark.needs_stub]
 
@@ -354,3 +355,35 @@ def test_files_beside_the_stub_that_are_not_there(clusters, tmp_path, mark, app,
     assert step.rc == 0 and len(step.lines) == 2 and not step.nodes
     assert STUB.stat().st_mode & stat.S_IXOTH
     assert processes.wait_until(lambda: not steps.running(), 5)
+
+
+def started_for_a_debugger(steps: Steps, app: Path) -> tuple[Running, list[int]]:
+    """As a debugger starts srun (MPIR): each task waits, stopped, at its first instruction."""
+    running = steps.start("--pspawn", "--debugger-test", "-n2", app)
+    assert processes.wait_until(lambda: [p.state for p in processes.stubs(steps.mark)] == ["T", "T"], 10)
+    return running, [p.pid for p in processes.stubs(steps.mark)]
+
+
+def test_a_debugger_finds_the_application_in_the_task(steps, app):
+    running, stubs = started_for_a_debugger(steps, app)
+    tracers = [subprocess.Popen(["strace", "-qq", "-o", "/dev/null", "-p", str(pid)]) for pid in stubs]
+
+    def traced() -> bool:
+        return all("TracerPid:\t0\n" not in Path(f"/proc/{pid}/status").read_text() for pid in stubs)
+
+    assert processes.wait_until(traced, 10)
+    for pid in stubs:
+        os.kill(pid, signal.SIGCONT)
+    step = running.finish()
+    for tracer in tracers:
+        tracer.wait(10)
+    assert step.rc == 0
+    step.assert_executed(2, "a debugger is attached")
+    assert step.err.count("launched plainly: a debugger is attached") == 1, step
+
+
+def test_a_debugger_that_only_looks_changes_nothing(steps, app):
+    running, stubs = started_for_a_debugger(steps, app)
+    for pid in stubs:
+        os.kill(pid, signal.SIGCONT)
+    running.finish().assert_forked(2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -120,3 +121,12 @@ def test_nothing_but_slurm_s_hooks_is_exported():
     shown = subprocess.run(["nm", "-D", "--defined-only", PLUGIN], capture_output=True, text=True, check=True).stdout
     names = {line.split()[-1] for line in shown.splitlines()}
     assert all(name.startswith(("slurm_spank_", "plugin_", "spank_plugin_")) for name in names), names
+
+
+@pytest.mark.parametrize("value", ["report.json", "./below/report", "1", "0"])
+def test_a_report_s_file_may_be_named_from_the_working_directory(steps, app, value):
+    (steps.directory / "below").mkdir()
+    step = steps.srun("--pspawn", f"--chdir={steps.directory}", "-n2", app, env={"PSPAWN_REPORT": value})
+    assert step.rc == 0
+    written = [path.name.partition(".part-")[0] for path in steps.directory.rglob("*.part-*")]
+    assert written == ([] if value in "01" else [Path(value).name])
