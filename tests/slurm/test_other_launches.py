@@ -387,3 +387,16 @@ def test_a_debugger_that_only_looks_changes_nothing(steps, app):
     for pid in stubs:
         os.kill(pid, signal.SIGCONT)
     running.finish().assert_forked(2)
+
+
+def test_a_container_that_changes_the_root_directory(clusters, tmp_path, mark, builder):
+    """Its plugin stands before ours in plugstack.conf."""
+    program = builder.program("status.c", flags=["-static"], name="status-static")
+    root = tmp_path / "root"
+    root.mkdir()
+    shutil.copy(program, root / "program")
+    chroot = builder.library("spank_chroot.c")
+    steps = Steps(clusters(plugstack=f"optional {chroot} {root}\n{plugstack()}"), tmp_path, mark)
+    plain, ours = (steps.srun(*option, "-n2", "--chdir=/", "/program", "3") for option in ((), ("--pspawn",)))
+    assert (ours.rc, ours.out) == (plain.rc, plain.out), (plain, ours)
+    ours.assert_told("a container that changes the root directory")
