@@ -22,7 +22,8 @@
 
 static void set_reason(struct gatherer *g, const char *reason)
 {
-	snprintf(g->mover.reason, sizeof g->mover.reason, "%s", reason);
+	if (reason != g->mover.reason)
+		snprintf(g->mover.reason, sizeof g->mover.reason, "%s", reason);
 }
 
 static void hang_up(struct gatherer *g, const char *reason)
@@ -147,7 +148,10 @@ static void give_up_slot(struct context *c, uint32_t slot, int err)
 		kill(result->pid, SIGKILL);
 }
 
-/* Ranks that were moved may start; the others are exec'd. */
+/*
+ * Ranks that were moved may start; the others are exec'd. Those whose leader still forks are left to mover_advance(): a slot
+ * without a pid cannot be given up, its rank would come later, find `placed` set and run where it is.
+ */
 static void lose_mover(struct gatherer *g, const char *reason)
 {
 	uint32_t unanswered = g->mover.context >= 0 ? g->mover.first : 0;
@@ -157,7 +161,7 @@ static void lose_mover(struct gatherer *g, const char *reason)
 	for (int i = 0; i < g->ncontexts; i++) {
 		struct context *c = g->contexts[i];
 
-		if (c->state != CONTEXT_CALLED || atomic_load(&c->arena.batch->placed))
+		if (c->state != CONTEXT_CALLED || !c->leader_ended || atomic_load(&c->arena.batch->placed))
 			continue;
 		for (uint32_t s = i == asking ? unanswered : c->next_to_move; s < c->arena.batch->nslots; s++)
 			give_up_slot(c, s, EPIPE);
@@ -191,7 +195,7 @@ static void ask_for(struct gatherer *g, int index)
 	sent = send_request(g, MOVER_TO_TASK, (const pid_t(*)[2])pids, n, asked);
 	if (sent < 0) {
 		c->next_to_move = g->mover.first;
-		lose_mover(g, "the mover does not take requests");
+		lose_mover(g, g->mover.sock < 0 ? g->mover.reason : "the mover does not take requests");
 		return;
 	}
 	for (uint32_t i = 0, k = 0; i < n; i++)

@@ -130,7 +130,7 @@ def test_the_proxies_are_killed(stopping, app):
     os.kill(pids[0], signal.SIGCONT)
     step = running.finish()
     assert (step.rc, len(step.lines)) == (0, N), step
-    step.assert_executed(N, "the proxy died", "died before", "did not take", "was replaced")
+    step.assert_executed(N, "the proxy died", "died before", "did not take", "was replaced", "fork failed")
     assert_in_service(stopping)
 
 

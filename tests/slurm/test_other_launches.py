@@ -174,7 +174,9 @@ def test_a_heterogeneous_step(steps, app):
 
 
 def test_a_heterogeneous_job(clusters, tmp_path, mark, app):
-    steps = Steps(clusters(nodes=2, SchedulerType="sched/backfill"), tmp_path, mark)
+    steps = Steps(
+        clusters(nodes=2, SchedulerType="sched/backfill", SchedulerParameters="bf_interval=1"), tmp_path, mark
+    )
     report = steps.report()
     done = steps.cluster.run(
         *("salloc", "-N1", "-n2", ":", "-N1", "-n3", "srun", "--pspawn", "--het-group=0,1", str(app)),
@@ -186,6 +188,7 @@ def test_a_heterogeneous_job(clusters, tmp_path, mark, app):
     assert sorted(line.split()[1] for line in done.stdout.splitlines()) == list("01234")
 
 
+@pytest.mark.long
 def test_a_job_array(steps, app):
     steps.cluster.release()
     report = steps.report()

@@ -82,7 +82,7 @@ def test_the_environment_s_fork_point_holds_unless_the_option_names_one(steps, a
 
 
 @pytest.mark.parametrize("command", ["sbatch", "salloc"])
-@pytest.mark.parametrize("given", ["--pspawn", "--pspawn=preinit"])
+@pytest.mark.parametrize("given", [pytest.param("--pspawn=preinit", marks=pytest.mark.long), "--pspawn"])
 def test_sbatch_and_salloc_take_it_for_the_sruns_inside(steps, app, command, given):
     report = steps.report()
     steps.cluster.release()
