@@ -1321,10 +1321,15 @@ static void advance(struct gatherer *g)
 static void hear_context(struct gatherer *g, struct context *c)
 {
 	struct pspawn_msg msg;
+	pid_t serving = c->c.serving;
 	int rv;
 
 	while ((rv = pspawn_context_hear(&c->c, &msg)) > 0) {
 		c->progress_us = now_us();
+		/* the lower rung may have been reaped before its climber was heard of */
+		if (c->c.serving != serving)
+			c->serving_gone = false;
+		serving = c->c.serving;
 		if (msg.kind == PSPAWN_MSG_READY) {
 			if (msg.refused_point)
 				refuse(c, (int)msg.refused_point, c->c.reason);
