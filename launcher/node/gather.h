@@ -117,7 +117,6 @@ struct gatherer {
 	int vector_calls;
 	int64_t last_arrival_us, last_heartbeat_us, zero_us;
 	uint32_t timeout_ms;
-	int outstanding;       /* stubs that exec'd a wrapper in which another stub waits */
 	int64_t report_due_us; /* 0: nothing to write */
 	struct mover_link mover;
 	bool ending; /* the last stub was told and waits for our end */

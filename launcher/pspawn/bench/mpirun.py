@@ -104,8 +104,30 @@ def _mpicc(mpirun: str) -> str | None:
     return shutil.which(os.path.join(directory, "mpicc" + os.path.splitext(name)[1]))
 
 
+class Repeated:
+    """What is launched until it goes well: `_launch` gives a sample, or None and what went wrong."""
+
+    name: str
+    odd: list[str]
+    runs: int
+
+    def _launch(self) -> tuple[Sample | None, str]:
+        raise NotImplementedError
+
+    def sample(self) -> Sample:
+        """One launch; one that hangs or fails is repeated, and counted."""
+        while True:
+            self.runs += 1
+            sample, trouble = self._launch()
+            if sample:
+                return sample
+            self.odd.append(trouble)
+            if len(self.odd) > max(3, ODD_RUNS_ALLOWED * self.runs):
+                raise BenchError(f"{self.name}: {len(self.odd)} of {self.runs} launches failed, the last: {trouble}")
+
+
 @dataclass
-class Side:
+class Side(Repeated):
     """One way to launch, plain or with pspawn, of one command."""
 
     name: str
@@ -119,17 +141,6 @@ class Side:
     odd: list[str] = field(default_factory=list)
     runs: int = 0
     own_cpu: list[float] = field(default_factory=list)
-
-    def sample(self) -> Sample:
-        """One launch; one that hangs or fails is repeated, and counted."""
-        while True:
-            self.runs += 1
-            sample, trouble = self._launch()
-            if sample:
-                return sample
-            self.odd.append(trouble)
-            if len(self.odd) > max(3, ODD_RUNS_ALLOWED * self.runs):
-                raise BenchError(f"{self.name}: {len(self.odd)} of {self.runs} launches failed, the last: {trouble}")
 
     def _launch(self) -> tuple[Sample | None, str]:
         self.stamps.write_bytes(b"")

@@ -19,14 +19,14 @@ from pathlib import Path
 from pspawn.bench import _launchers
 from pspawn.bench._measure import BenchError, Comparison, Demand, Experiment, Sample, faster, longer
 from pspawn.bench._programs import EXAMPLES, Programs
-from pspawn.bench.mpirun import ODD_RUNS_ALLOWED
+from pspawn.bench.mpirun import Repeated
 
 PROGRAMS = ("plain", "mpi", "libraries")
 ASK_SECONDS = 20
 
 
 @dataclass
-class Side:
+class Side(Repeated):
     """One way to start a step."""
 
     name: str
@@ -38,18 +38,7 @@ class Side:
     odd: list[str] = field(default_factory=list)
     runs: int = 0
 
-    def sample(self) -> Sample:
-        """One step; one that fails is repeated, and counted."""
-        while True:
-            self.runs += 1
-            sample, trouble = self._step()
-            if sample:
-                return sample
-            self.odd.append(trouble)
-            if len(self.odd) > max(2, ODD_RUNS_ALLOWED * self.runs):
-                raise BenchError(f"{self.name}: {len(self.odd)} of {self.runs} steps failed, the last: {trouble}")
-
-    def _step(self) -> tuple[Sample | None, str]:
+    def _launch(self) -> tuple[Sample | None, str]:
         self.stamps.write_bytes(b"")
         busy = busy_seconds()
         began = time.monotonic_ns()
