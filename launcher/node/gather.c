@@ -29,6 +29,7 @@
 enum { ON_LISTENER, ON_SIGNAL, ON_PAIR, ON_CONTEXT, ON_MOVER };
 
 #define PROXY_GRACE_US 2000000	    /* for a proxy to end after its doorbell was closed */
+#define CLIMB_GRACE_US 1000000	    /* after the deadline of a climb, which the proxy below has too and more to say of */
 #define LINGER_US 1000000	    /* without a living pair, while not all of the node's stubs have arrived */
 #define WRAPPED_PATIENCE_US 1000000 /* for further stubs, where wrappers start them */
 #define RELEASE_GRACE_US 20000	    /* after the last commit, until the ranks have noted their times */
@@ -1593,7 +1594,8 @@ static void tick(struct gatherer *g)
 		if (progress >= 0 && progress != c->progress) {
 			c->progress = progress;
 			c->progress_us = now;
-		} else if (now - c->progress_us > g->timeout_ms * 1000ll) {
+		} else if (now - c->progress_us >
+			   g->timeout_ms * 1000ll + (c->state == CONTEXT_CLIMBING ? CLIMB_GRACE_US : 0)) {
 			fail_context(c, "the proxy made no progress before the deadline");
 		}
 	}

@@ -101,10 +101,9 @@ static void drop(const char *preload, const char *reason)
 	size_t skip = 0;
 
 	/* what it is was for us: the kind, an object's flags */
-	if (*preload == PSPAWN_PRELOAD_OBJECT)
-		while (preload[skip] && preload[skip] != '/')
-			skip++;
-	raw_put(&t, *preload ? preload + (preload[skip] && skip ? skip : 1) : "");
+	while (*preload == PSPAWN_PRELOAD_OBJECT && preload[skip] && preload[skip] != ' ')
+		skip++;
+	raw_put(&t, *preload ? preload + skip + 1 : "");
 	raw_put(&t, "\n");
 	raw_put(&t, reason);
 	pspawn_say(PSPAWN_MSG_DROPPED, 0, text, 0);
@@ -139,12 +138,24 @@ static long progress_of(pid_t pid)
 	return (long)(pspawn_stat_field(s, 12) + pspawn_stat_field(s, 14) + pspawn_stat_field(s, 15));
 }
 
-static void end_climber(pid_t pid)
+/* Ends the climber, and with it what it started on the way, which comes to this process as their subreaper. */
+static void end_climber(void)
 {
+	char children[4096];
 	int status;
 
-	sys_kill(pid, 9);
-	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+	while (raw_read_file("/proc/thread-self/children", children, sizeof children) > 0 && *children) {
+		for (const char *s = children; *s; s++) {
+			sys_kill((int)raw_atol(s), 9);
+			while (*s && *s != ' ')
+				s++;
+			if (!*s)
+				break;
+		}
+		while (waitpid(-1, &status, __WALL) < 0 && errno == EINTR)
+			;
+	}
+	while (waitpid(-1, &status, __WALL) > 0 || errno == EINTR) /* without /proc: the climber, and whatever ends by itself */
 		;
 }
 
@@ -169,7 +180,7 @@ static int await_verdict(pid_t pid, int end, const struct pspawn_msg *climb, cha
 		if (wait[0].revents)
 			break;
 		if (wait[1].revents & (RAW_POLLHUP | RAW_POLLERR)) { /* the caller is gone */
-			end_climber(pid);
+			end_climber();
 			sys_exit(0);
 		}
 		n = progress_of(pid);
@@ -232,6 +243,7 @@ static int attempt(const struct pspawn_msg *climb, int memfd, const struct pspaw
 
 	if (pipe2(ends, O_CLOEXEC) < 0)
 		sys_exit(1);
+	sys_prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
 	pid = fork();
 	if (pid == 0) {
 		sys_close(ends[0]);
@@ -245,7 +257,10 @@ static int attempt(const struct pspawn_msg *climb, int memfd, const struct pspaw
 		sys_exit(0);
 	sys_close(ends[0]);
 	if (pid > 0)
-		end_climber(pid);
+		end_climber();
+	sys_prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0);
+	sys2(__NR_ftruncate, 1, 0); /* what it wrote: the next attempt is not to blame */
+	sys3(__NR_lseek, 1, 0, SEEK_SET);
 	return 0;
 }
 
