@@ -1,4 +1,4 @@
-"""A preload that does what a fork cannot repeat, fails or dies is dropped by name; the others stay and the job runs at warm."""
+"""A preload that does what a fork cannot repeat, fails or dies is dropped by name; the others stay, at warm."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_a_good_preload_is_loaded_in_every_rank(one_launcher: Launcher) -> None:
     assert run.stdout.split() == ["1", Path(good).name] * 2, run
 
 
-@pytest.mark.parametrize("missing", ["/nowhere/libx.so", "libnowhere.so.7", "x" * 3000 + ".so", "/dev/null", "/etc/passwd"])
+@pytest.mark.parametrize("missing", ["/no/libx.so", "libnowhere.so.7", "x" * 3000 + ".so", "/dev/null", "/etc/passwd"])
 def test_what_cannot_be_loaded_is_named(one_launcher: Launcher, missing: str) -> None:
     run = launch(one_launcher, ["libm.so.6", missing])
     assert_forked(run.report, N, "warm")
@@ -104,7 +104,8 @@ def test_what_it_changes_of_the_environment_every_rank_has(one_launcher: Launche
     good = habit(one_launcher, "SETENV")
     show = one_launcher.builder.program("environment.c")
     pspawn = Pspawn("warm", options=(f"--pspawn-preload={good}",))
-    run = one_launcher.run([str(show), "HABIT_WAS_HERE", "HABIT_GOES", "PATH"], 2, pspawn=pspawn, env={"HABIT_GOES": "1"})
+    app = [str(show), "HABIT_WAS_HERE", "HABIT_GOES", "PATH"]
+    run = one_launcher.run(app, 2, pspawn=pspawn, env={"HABIT_GOES": "1"})
     assert_forked(run.report, 2, "warm")
     lines = run.stdout.splitlines()
     assert lines.count("HABIT_WAS_HERE=1") == 2 and lines.count("HABIT_GOES is not set") == 2, run
