@@ -28,9 +28,9 @@
 /* What an epoll event is about: the kind in the upper half, an index in the lower. */
 enum { ON_LISTENER, ON_SIGNAL, ON_PAIR, ON_CONTEXT, ON_MOVER };
 
-#define PROXY_GRACE_US 2000000	    /* for a proxy to end after its doorbell was closed */
-#define CLIMB_GRACE_US 1000000	    /* after the deadline of a climb, which the proxy below has too and more to say of */
-#define LINGER_US 1000000	    /* without a living pair, while not all of the node's stubs have arrived */
+#define PROXY_GRACE_US 2000000 /* for a proxy to end after its doorbell was closed */
+#define CLIMB_GRACE_US 1000000 /* after the deadline of a climb, which the proxy below has too and more to say of */
+#define LINGER_US 1000000      /* without a living pair, while not all of the node's stubs have arrived */
 #define WRAPPED_PATIENCE_US 1000000 /* for further stubs, where wrappers start them */
 #define RELEASE_GRACE_US 20000	    /* after the last commit, until the ranks have noted their times */
 

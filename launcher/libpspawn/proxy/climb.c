@@ -155,7 +155,8 @@ static void end_climber(void)
 		while (waitpid(-1, &status, __WALL) < 0 && errno == EINTR)
 			;
 	}
-	while (waitpid(-1, &status, __WALL) > 0 || errno == EINTR) /* without /proc: the climber, and whatever ends by itself */
+	while (waitpid(-1, &status, __WALL) > 0 ||
+	       errno == EINTR) /* without /proc: the climber, and whatever ends by itself */
 		;
 }
 
