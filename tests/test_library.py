@@ -96,7 +96,7 @@ def ear(tmp_path: Path) -> Iterator[Ear]:
     found.file.close()
 
 
-@pytest.fixture(params=["exec", "preinit", "main"])
+@pytest.fixture(params=["exec", "preinit", "main", "warm"])
 def rung(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

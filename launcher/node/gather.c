@@ -323,19 +323,28 @@ static const char *take_loader(struct pair *p)
 	return preloads > 1 ? "LD_PRELOAD is in the environment twice" : NULL;
 }
 
+/* An interpreter has no use for the vectors on its initial stack any more: its ranks may have others. */
+static bool stops_at_script(const struct pair *p)
+{
+	return p->python && (p->a.fork_point >= PSPAWN_WARM || p->a.fork_point == PSPAWN_AUTO);
+}
+
 /* Above main the program, or its interpreter, may have read its arguments before it is forked. */
 static bool reads_arguments(const struct pair *p)
 {
-	return p->a.fork_point == PSPAWN_APP ||
-	       (p->python && (p->a.fork_point == PSPAWN_WARM || p->a.fork_point == PSPAWN_AUTO));
+	return p->a.fork_point == PSPAWN_APP || stops_at_script(p);
 }
 
 static bool same_key(const struct pair *a, const struct pair *b)
 {
+	struct pspawn_key one = a->a.key, other = b->a.key;
+
 	if (reads_arguments(a) &&
 	    (a->a.argv_bytes != b->a.argv_bytes || memcmp(a->argv, b->argv, a->a.argv_bytes) != 0))
 		return false;
-	return memcmp(&a->a.key, &b->a.key, sizeof a->a.key) == 0 && a->a.fork_point == b->a.fork_point &&
+	if (stops_at_script(a)) /* if that is refused, slot_refusal() looks at these */
+		one.argc = one.envc = other.argc = other.envc = 0;
+	return memcmp(&one, &other, sizeof one) == 0 && a->a.fork_point == b->a.fork_point &&
 	       strcmp(a->path, b->path) == 0 && strcmp(a->cwd, b->cwd) == 0 && strcmp(a->cgroup, b->cgroup) == 0 &&
 	       strcmp(a->label, b->label) == 0 && strcmp(a->loader, b->loader) == 0 &&
 	       strcmp(a->preload, b->preload) == 0;
@@ -456,6 +465,7 @@ static int new_context(struct gatherer *g, int pair, int domain)
 	} else if (!watch(g, c->c.sock, ON_CONTEXT, (unsigned)g->ncontexts)) {
 		fail_context(c, "no room to watch the proxy");
 	}
+	c->c.argc = (int)p->a.key.argc; /* of a script, what the kernel has made of it */
 	free(argv);
 	free(env);
 	return g->ncontexts++;
@@ -844,46 +854,64 @@ static bool is_walked(const char *name)
 	return false;
 }
 
+static bool has_string(const struct pair *p, const char *wanted)
+{
+	for (const char *s = p->env; s < p->env + p->a.env_bytes; s += strlen(s) + 1)
+		if (strcmp(s, wanted) == 0)
+			return true;
+	return false;
+}
+
+static bool holds_name(const char *names, const char *end, const char *name, size_t len)
+{
+	for (; names < end; names += strlen(names) + 1)
+		if (strncmp(names, name, len) == 0 && names[len] == 0)
+			return true;
+	return false;
+}
+
+/* Appends to the text the names of those variables of `a` that `b` has not, or not with this value. Mostly they stand in
+ * one order. */
+static char *put_lacking(char *text, char *at, const struct pair *a, const struct pair *b, const char **walked)
+{
+	const char *t = b->env, *end = b->env + b->a.env_bytes;
+
+	for (const char *s = a->env; s < a->env + a->a.env_bytes; s += strlen(s) + 1) {
+		size_t len = (size_t)(strchrnul(s, '=') - s);
+		bool there = t < end && strcmp(s, t) == 0;
+
+		if (t < end)
+			t += strlen(t) + 1;
+		if (there || has_string(b, s) || holds_name(text, at, s, len))
+			continue;
+		memcpy(at, s, len);
+		if (is_walked(s))
+			*walked = at;
+		at[len] = 0;
+		at += len + 1;
+	}
+	return at;
+}
+
 /*
- * The names of variables that differ between a context's ranks, each terminated, into a malloc'ed text. `*walked`
+ * The names of variables that differ between a context's ranks, or from what its proxy was made with, each terminated, into a malloc'ed text. `*walked`
  * points to one that a constructor may have read without a trace, or is NULL.
  */
 static char *varying_names(struct gatherer *g, struct context *c, size_t *bytes, const char **walked)
 {
-	const struct pair *first = g->pairs[c->members[0]];
+	const struct pair *first = g->pairs[c->model];
 	char *text, *at;
 	size_t room = 1;
-	uint32_t n = first->a.key.envc;
-	const char **cursor = calloc((size_t)c->nmembers, sizeof *cursor);
 
 	*walked = NULL;
 	for (int m = 0; m < c->nmembers; m++)
-		room += g->pairs[c->members[m]]->a.env_bytes;
-	text = at = calloc(1, room);
-	for (int m = 0; cursor && m < c->nmembers; m++)
-		cursor[m] = g->pairs[c->members[m]]->env;
-	for (uint32_t i = 0; text && cursor && i < n; i++) {
-		const char *s = cursor[0];
-		bool differs = false;
-
-		for (int m = 1; m < c->nmembers; m++)
-			differs |= strcmp(cursor[m], s) != 0;
-		/* the same place may hold different names: all of them vary */
-		for (int m = 0; differs && m < c->nmembers; m++) {
-			size_t len = (size_t)(strchrnul(cursor[m], '=') - cursor[m]);
-
-			if (m > 0 && strncmp(cursor[m], s, len + 1) == 0)
-				continue;
-			memcpy(at, cursor[m], len);
-			if (is_walked(cursor[m]))
-				*walked = at;
-			at += len + 1;
-		}
-		for (int m = 0; m < c->nmembers; m++)
-			cursor[m] += strlen(cursor[m]) + 1;
+		room += (size_t)first->a.env_bytes + g->pairs[c->members[m]]->a.env_bytes;
+	text = at = malloc(room);
+	for (int m = 0; text && m < c->nmembers; m++) {
+		at = put_lacking(text, at, first, g->pairs[c->members[m]], walked);
+		at = put_lacking(text, at, g->pairs[c->members[m]], first, walked);
 	}
-	free(cursor);
-	*bytes = (size_t)(at - text);
+	*bytes = text ? (size_t)(at - text) : 0;
 	return text;
 }
 
@@ -941,20 +969,22 @@ static enum pspawn_masks compare_masks(const struct gatherer *g, const struct co
 
 static void climb(struct gatherer *g, struct context *c, int fork_point)
 {
-	struct pair *first = g->pairs[c->members[0]];
+	/* the strings of the pair that the proxy was made like, whose shape it has; the CPUs of one of its ranks */
+	struct pair first = *g->pairs[c->model];
 	const char *walked;
 	size_t bytes, preloads_bytes = 0;
 	char *names = varying_names(g, c, &bytes, &walked), reason[PSPAWN_REASON_LEN];
-	char *preloads = fork_point > PSPAWN_MAIN ? warm_preloads(g, first, &preloads_bytes) : NULL;
+	char *preloads = fork_point > PSPAWN_MAIN ? warm_preloads(g, &first, &preloads_bytes) : NULL;
 	struct pspawn_arena arena = {.memfd = -1};
 
 	if (walked) {
 		snprintf(reason, sizeof reason, "a variable differs between ranks: %.100s", walked);
 		refuse(c, fork_point, reason);
-	} else if (!names || pspawn_arena_open(&arena, 1, slot_bytes(first) + bytes + preloads_bytes) < 0) {
+	} else if (!names || pspawn_arena_open(&arena, 1, slot_bytes(&first) + bytes + preloads_bytes) < 0) {
 		refuse(c, fork_point, "out of memory");
 	} else {
-		fill_slot(&arena, c, 0, first);
+		first.a.settings = g->pairs[c->members[0]]->a.settings;
+		fill_slot(&arena, c, 0, &first);
 		arena.batch->varying = pspawn_arena_put(&arena, names, bytes);
 		arena.batch->varying_bytes = bytes;
 		arena.batch->preloads = pspawn_arena_put(&arena, preloads, preloads_bytes);
@@ -1067,6 +1097,8 @@ static const char *slot_refusal(const struct context *c, const struct pair *p)
 {
 	if (c->c.fork_point < PSPAWN_MAIN && (uint64_t)p->a.argv_bytes + p->a.env_bytes > c->c.area_bytes)
 		return "its arguments and environment are larger than the proxy's";
+	if (c->c.fork_point < PSPAWN_MAIN && ((int)p->a.key.argc != c->c.argc || (int)p->a.key.envc != c->c.envc))
+		return "it has another number of arguments or variables than the proxy";
 	/* what ran before has looked at these: an interpreter takes SIGINT only if nobody ignores it */
 	if (c->c.fork_point > PSPAWN_MAIN && p->a.settings.sigignore != c->c.base.sigignore)
 		return "it ignores other signals than the proxy";
