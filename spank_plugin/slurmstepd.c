@@ -131,7 +131,7 @@ static const char *step_refusal(spank_t sp, int argc, char **argv)
 	if (*step.broken)
 		return step.broken;
 	if (step.choice == CHOICE_BAD)
-		return "PSPAWN in the environment is none of 1, 0, auto, exec, preinit, main, require, off";
+		return "PSPAWN in the environment is none of 1, 0, auto, exec, preinit, main, warm, app, require, off";
 	if (loses_accounting(sp))
 		return "jobacct_gather/linux would not count forked tasks (PSPAWN_ACCOUNTING=ignore to do without)";
 	if (spank_getenv(sp, "SLURM_CONTAINER", container, sizeof container) != ESPANK_ENV_NOEXIST)

@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.slurm, pytest.mark.root, pytest.mark.needs_stub]
 
 def test_srun_help_shows_the_option(steps):
     text = steps.cluster.srun("--help").stdout
-    assert "--pspawn=[auto|exec|preinit|main|require|off]" in text
+    assert "--pspawn=[auto|exec|preinit|main|warm|app|require|off]" in text
 
 
 @pytest.mark.parametrize("given", ["--pspawn", "--pspawn=auto", "--pspawn=require"])
@@ -41,7 +41,7 @@ def test_exec_is_done_by_the_stubs(steps, app):
 def test_a_bad_value_is_told_and_nothing_is_launched(steps, app, value):
     ours = steps.srun(f"--pspawn={value}", "-n2", app)
     assert ours.rc != 0 and not ours.out, ours
-    assert f"pspawn: --pspawn={value}: say auto, exec, preinit, main, require or off" in ours.err, ours
+    assert f"pspawn: --pspawn={value}: say auto, exec, preinit, main, warm, app, require or off" in ours.err, ours
 
 
 @pytest.mark.parametrize(
