@@ -1,4 +1,4 @@
-"""Python under srun --pspawn: ranks are forked before the script, with its imports done, and see what plain ones see."""
+"""Python under srun --pspawn: forked before the script, with its imports done, ranks see what plain ones see."""
 
 from __future__ import annotations
 
