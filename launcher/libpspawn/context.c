@@ -423,7 +423,10 @@ int pspawn_context_hear(struct pspawn_context *ctx, struct pspawn_msg *msg)
 	msg->reason[sizeof msg->reason - 1] = 0;
 	if (msg->kind == PSPAWN_MSG_DROPPED)
 		note_dropped(ctx, msg->reason);
+	if (msg->kind == PSPAWN_MSG_CLIMBS)
+		ctx->climber = (pid_t)msg->first;
 	if (msg->kind == PSPAWN_MSG_READY) {
+		ctx->climber = 0;
 		ctx->fork_point = (int)msg->fork_point;
 		ctx->serving = msg->pid;
 		ctx->area_bytes = msg->size;
@@ -438,6 +441,23 @@ int pspawn_context_hear(struct pspawn_context *ctx, struct pspawn_msg *msg)
 		}
 	}
 	return 1;
+}
+
+bool pspawn_is_child(pid_t pid)
+{
+	siginfo_t info;
+
+	return pid > 0 && waitid(P_PID, (id_t)pid, &info, WEXITED | WNOHANG | WNOWAIT) == 0;
+}
+
+/* python, python3, python3.11, python3.13t */
+bool pspawn_is_interpreter(const char *path)
+{
+	const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+
+	if (strncmp(name, "python", 6) != 0)
+		return false;
+	return name[6 + strspn(name + 6, "0123456789.dmt")] == 0;
 }
 
 long pspawn_progress(pid_t pid)

@@ -15,6 +15,7 @@ struct pspawn_context {
 	int sock;	   /* -1 once the proxy is gone */
 	pid_t pid;	   /* the process to reap; a climber replaces it */
 	pid_t serving;	   /* the process that ranks are forked from */
+	pid_t climber;	   /* on its way up; 0: none. A child of the caller's only if the process below was killed */
 	int fork_point;	   /* 0 until the proxy has stopped */
 	int refused_point; /* of the last refusal */
 	int output;	   /* what ld.so writes, until the proxy speaks for itself; -1 */
@@ -56,6 +57,12 @@ int pspawn_context_hear(struct pspawn_context *ctx, struct pspawn_msg *msg);
 
 /* Whether the program's ld.so would load the proxy object: 0, or -1 with the reason. */
 int pspawn_elf_check(int fd, char *why, size_t size);
+
+/* Has the caller this child, ended or not? */
+bool pspawn_is_child(pid_t pid);
+
+/* Is this the name of a Python interpreter? Whether it really is CPython the proxy finds out. */
+bool pspawn_is_interpreter(const char *path);
 
 /* The number that grows while a process without a voice (ld.so at work, a cold file system) makes progress:
  * CPU ticks and major faults; -1 if the process is gone, stopped or a zombie. */

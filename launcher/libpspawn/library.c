@@ -225,7 +225,11 @@ static void reap_proxy(struct pspawn_context *ctx)
 		kill(ctx->pid, SIGCONT);
 		reap(ctx->pid, listens ? 2000 : 0);
 	}
-	ctx->pid = ctx->serving = 0;
+	if (pspawn_is_child(ctx->climber)) { /* the process below it was killed */
+		kill(ctx->climber, SIGKILL);
+		reap(ctx->climber, 2000);
+	}
+	ctx->pid = ctx->serving = ctx->climber = 0;
 }
 
 /* The context's preloads as a proxy is told them, into the arena's batch. */
@@ -262,6 +266,7 @@ static int request_climb(struct pspawn_context *ctx, int fork_point)
 	put_strings(&arena, ctx->argv, ctx->envp, pspawn_slot(arena.batch, 0));
 	if (fork_point > PSPAWN_MAIN)
 		put_preloads(ctx, &arena);
+	arena.batch->interpreter = pspawn_is_interpreter(ctx->path);
 	rv = pspawn_context_climb(ctx, &arena, fork_point, ctx->timeout_ms);
 	pspawn_arena_close(&arena);
 	ctx->asked_to_climb = rv == 0;
@@ -357,6 +362,7 @@ static int begin_proxy(struct pspawn_context *ctx, const struct pspawn_context_a
 	ctx->argv = argv;
 	ctx->envp = envp;
 	ctx->preloads = preloads;
+	ctx->path = (char *)(uintptr_t)path;
 	ctx->timeout_ms = timeout_ms;
 	if (rv == -ENOSPC || (rv == -EINVAL && ctx->reason[0] && !ctx->started_us)) /* nothing was tried yet */
 		return settle_for_exec(ctx, attr);

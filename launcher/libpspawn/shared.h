@@ -36,7 +36,7 @@ enum pspawn_msg_kind {
 	PSPAWN_MSG_READY,   /* stopped at fork_point; refused_point with `reason` if a climb failed */
 	PSPAWN_MSG_SETTLED, /* every slot of the batch is prepared or has failed */
 	PSPAWN_MSG_ENDED,   /* the batch leader has exited; slots without a pid will never have one */
-	PSPAWN_MSG_CLIMBS,  /* a climb makes progress */
+	PSPAWN_MSG_CLIMBS,  /* a climb has begun or makes progress; first: pid of the climber */
 	PSPAWN_MSG_DROPPED, /* the climb goes on without one of its preloads; reason: its name, a newline, why */
 };
 
@@ -162,6 +162,7 @@ struct pspawn_batch {
 	uint64_t preloads;
 	uint64_t preloads_bytes;
 	uint32_t masks_differ; /* CLIMB: the ranks' CPU masks: enum pspawn_masks */
+	uint32_t interpreter;  /* CLIMB: the program is a Python interpreter, and not one that has another inside */
 	/* CLIMB: the preload at work, as in the list but perhaps cut; empty: none. The climber writes, and may die of it. */
 	char at_work[PSPAWN_PRELOAD_LEN];
 	struct pspawn_result results[];

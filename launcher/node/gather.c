@@ -391,7 +391,8 @@ static void fail_context(struct context *c, const char *reason)
 /* The proxy's processes that are still there. A climber and the lower rung that it came from are two. */
 static bool has_processes(const struct context *c)
 {
-	return (c->c.pid > 0 && !c->pid_gone) || (c->c.serving > 0 && c->c.serving != c->c.pid && !c->serving_gone);
+	return (c->c.pid > 0 && !c->pid_gone) || (c->c.serving > 0 && c->c.serving != c->c.pid && !c->serving_gone) ||
+	       pspawn_is_child(c->c.climber);
 }
 
 static void kill_processes(const struct context *c)
@@ -402,6 +403,8 @@ static void kill_processes(const struct context *c)
 		kill(c->c.serving, SIGKILL);
 	if (c->arena.batch && c->arena.batch->leader > 0 && !c->leader_ended)
 		kill(c->arena.batch->leader, SIGKILL); /* waited for by nobody but the proxy */
+	if (pspawn_is_child(c->c.climber))
+		kill(c->c.climber, SIGKILL); /* it outlived the process below it */
 }
 
 /* Strings as the vector that exec wants; owned by the caller. */
@@ -640,7 +643,7 @@ static void complete_arrival(struct gatherer *g, int index)
 	p->stub_argv_bytes = p->a.argv_bytes;
 	p->stub_argc = p->a.key.argc;
 	image_resolve_script(p);
-	p->python = warm_is_python(p->interpreter ? p->interpreter : p->path);
+	p->python = pspawn_is_interpreter(p->interpreter ? p->interpreter : p->path);
 	why = candidate_refusal(g, p, &inner);
 	if (why) {
 		p->awaits_inner = inner;
@@ -990,6 +993,7 @@ static void climb(struct gatherer *g, struct context *c, int fork_point)
 		arena.batch->preloads = pspawn_arena_put(&arena, preloads, preloads_bytes);
 		arena.batch->preloads_bytes = preloads_bytes;
 		arena.batch->masks_differ = compare_masks(g, c);
+		arena.batch->interpreter = first.python;
 		c->state = CONTEXT_CLIMBING;
 		c->progress_us = now_us();
 		if (pspawn_context_climb(&c->c, &arena, fork_point, (int)g->timeout_ms) < 0)

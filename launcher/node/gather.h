@@ -144,8 +144,6 @@ void mover_hear(struct gatherer *g);
 char *warm_preloads(const struct gatherer *g, const struct pair *p, size_t *bytes);
 /* warm.c: does `auto` mean warm for it? */
 bool warm_pays(const struct gatherer *g, const struct pair *p);
-/* warm.c: is this the name of a Python interpreter? */
-bool warm_is_python(const char *path);
 
 /* image.c: a script of a Python interpreter (#!) becomes that interpreter, with the arguments that the kernel would give it,
  * or env(1). Others are left as they are. */

@@ -59,6 +59,12 @@ static const char *script_refusal(int fd, bool *inner)
 		      : "a script (#!): start the program inside it by 'pspawn-stub PROGRAM' to have that forked";
 }
 
+static bool same_file(const struct pspawn_key *a, const struct pspawn_key *b)
+{
+	return a->device == b->device && a->inode == b->inode && a->mtime_s == b->mtime_s &&
+	       a->mtime_ns == b->mtime_ns && a->mode == b->mode;
+}
+
 /* The very file that the stub looked up: a relative path is relative to the stub's directory, not to ours. */
 static int open_image(const struct pair *pair)
 {
@@ -174,24 +180,30 @@ static bool is_elf(const char *path, struct stat *st)
 
 void image_resolve_script(struct pair *pair)
 {
+	static struct pspawn_key no_script; /* a node starts the same executable many times */
 	char line[SHEBANG_MAX], *found = NULL;
 	const char *interpreter, *argument, *words[3];
 	struct stat st;
 	bool by_env;
-	int fd = open_image(pair), n = 0;
+	int fd, n = 0;
 
-	if (fd < 0 || !read_shebang(fd, line, &interpreter, &argument)) {
-		if (fd >= 0)
-			close(fd);
+	if (same_file(&no_script, &pair->a.key))
+		return;
+	fd = open_image(pair);
+	if (fd < 0)
+		return;
+	if (!read_shebang(fd, line, &interpreter, &argument)) {
+		no_script = pair->a.key;
+		close(fd);
 		return;
 	}
 	close(fd);
 	by_env = strcmp(base_name(interpreter), "env") == 0;
 	if (by_env)
-		found = argument && argument[strcspn(argument, "=- \t/")] == 0 && warm_is_python(argument)
+		found = argument && argument[strcspn(argument, "=- \t/")] == 0 && pspawn_is_interpreter(argument)
 				? find_on_path(pair, argument)
 				: NULL;
-	else if (warm_is_python(interpreter))
+	else if (pspawn_is_interpreter(interpreter))
 		found = strdup(interpreter);
 	if (!found || !is_elf(found, &st)) {
 		free(found);
@@ -237,9 +249,7 @@ const char *image_refusal(const struct pair *pair, bool *inner)
 	if (is_wrapper(pair->path))
 		return "a program that only starts another: write '... pspawn-stub PROGRAM' behind it to have that "
 		       "forked";
-	if (last.known && last.key.device == pair->a.key.device && last.key.inode == pair->a.key.inode &&
-	    last.key.mtime_s == pair->a.key.mtime_s && last.key.mtime_ns == pair->a.key.mtime_ns &&
-	    last.key.mode == pair->a.key.mode)
+	if (last.known && same_file(&last.key, &pair->a.key))
 		return last.refused ? last.reason : NULL;
 	fd = open_image(pair);
 	if (fd < 0)

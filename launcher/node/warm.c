@@ -8,17 +8,6 @@
 
 #include "gather.h"
 
-/* python, python3, python3.11, python3.13t: whether it really is CPython the proxy finds out (python.c). */
-bool warm_is_python(const char *path)
-{
-	const char *name = strrchr(path, '/');
-
-	name = name ? name + 1 : path;
-	if (strncmp(name, "python", 6) != 0)
-		return false;
-	return name[6 + strspn(name + 6, "0123456789.dmt")] == 0;
-}
-
 struct list {
 	char *text; /* owned */
 	size_t bytes, room;

@@ -138,26 +138,27 @@ static long progress_of(pid_t pid)
 	return (long)(pspawn_stat_field(s, 12) + pspawn_stat_field(s, 14) + pspawn_stat_field(s, 15));
 }
 
-/* Ends the climber, and with it what it started on the way, which comes to this process as their subreaper. */
-static void end_climber(void)
+static void reap(pid_t pid)
 {
-	char children[4096];
 	int status;
 
-	while (raw_read_file("/proc/thread-self/children", children, sizeof children) > 0 && *children) {
-		for (const char *s = children; *s; s++) {
-			sys_kill((int)raw_atol(s), 9);
-			while (*s && *s != ' ')
-				s++;
-			if (!*s)
-				break;
-		}
-		while (waitpid(-1, &status, __WALL) < 0 && errno == EINTR)
-			;
-	}
-	while (waitpid(-1, &status, __WALL) > 0 ||
-	       errno == EINTR) /* without /proc: the climber, and whatever ends by itself */
+	while (waitpid(pid, &status, __WALL) < 0 && errno == EINTR)
 		;
+}
+
+/* Ends the climber, and what it has started on the way, which comes to this process as their subreaper. */
+static void end_climber(pid_t pid)
+{
+	char children[4096];
+
+	sys_kill(pid, 9);
+	reap(pid);
+	while (raw_read_file("/proc/thread-self/children", children, sizeof children) > 0 && *children) {
+		pid_t child = (pid_t)raw_atol(children);
+
+		sys_kill(child, 9);
+		reap(child);
+	}
 }
 
 /* Waits for the climber's verdict; its first byte, the reason in `text`. 0: it ended without one; -1: silence. */
@@ -181,14 +182,14 @@ static int await_verdict(pid_t pid, int end, const struct pspawn_msg *climb, cha
 		if (wait[0].revents)
 			break;
 		if (wait[1].revents & (RAW_POLLHUP | RAW_POLLERR)) { /* the caller is gone */
-			end_climber();
+			end_climber(pid);
 			sys_exit(0);
 		}
 		n = progress_of(pid);
 		if (n >= 0 && n != progress && climb->fork_point > PSPAWN_MAIN) {
 			progress = n;
 			limit = raw_monotonic_us() + silence;
-			pspawn_say(PSPAWN_MSG_CLIMBS, 0, "", 0);
+			pspawn_say(PSPAWN_MSG_CLIMBS, 0, "", (uint32_t)pid);
 		}
 	}
 	n = sys_read(end, text, size - 1);
@@ -253,12 +254,14 @@ static int attempt(const struct pspawn_msg *climb, int memfd, const struct pspaw
 		return 1;
 	}
 	sys_close(ends[1]);
+	if (pid > 0)
+		pspawn_say(PSPAWN_MSG_CLIMBS, 0, "", (uint32_t)pid);
 	*verdict = pid < 0 ? -2 : await_verdict(pid, ends[0], climb, text, size);
 	if (*verdict == VERDICT_REACHED)
 		sys_exit(0);
 	sys_close(ends[0]);
 	if (pid > 0)
-		end_climber();
+		end_climber(pid);
 	sys_prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0);
 	sys2(__NR_ftruncate, 1, 0); /* what it wrote: the next attempt is not to blame */
 	sys3(__NR_lseek, 1, 0, SEEK_SET);

@@ -326,8 +326,8 @@ void pspawn_serve(void)
 
 		if (ret != sizeof msg)
 			sys_exit(0); /* end of file: the caller closed the context or died */
-		if (msg.kind == PSPAWN_MSG_CLIMB && msg.fork_point > (uint32_t)p->fork_point &&
-		    msg.fork_point <= PSPAWN_APP) {
+		if (msg.kind == PSPAWN_MSG_CLIMB && p->fork_point <= PSPAWN_MAIN &&
+		    msg.fork_point > (uint32_t)p->fork_point && msg.fork_point <= PSPAWN_APP) {
 			if (pspawn_climb())
 				return;
 			continue;
@@ -432,7 +432,7 @@ static void stop_at_main(void)
 	pspawn_arrive();
 	if (!p->target)
 		return;
-	if (pspawn_await_script()) {
+	if (p->batch->interpreter && pspawn_await_script()) {
 		p->begun = 1;
 		return;
 	}

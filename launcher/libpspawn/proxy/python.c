@@ -383,6 +383,6 @@ int pspawn_await_script(void)
 		return 0;
 	}
 	is_armed = 1;
-	p->fixed_args = command_length(p->argc, p->argv);
+	p->fixed_args = p->target == PSPAWN_APP ? p->argc : command_length(p->argc, p->argv);
 	return 1;
 }
