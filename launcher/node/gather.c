@@ -1083,17 +1083,19 @@ static const char *not_good_enough(const struct gatherer *g, const struct contex
 				     : NULL;
 }
 
+/* Has every context that is used come to rest? All climb at the same time. */
 static bool contexts_final(struct gatherer *g)
 {
+	bool final = true;
+
 	for (int i = 0; i < g->ncontexts; i++) {
 		struct context *c = g->contexts[i];
 
 		while (c->nmembers && c->state == CONTEXT_READY && next_rung(g, c))
 			climb(g, c, next_rung(g, c));
-		if (c->nmembers && (c->state == CONTEXT_STARTING || c->state == CONTEXT_CLIMBING))
-			return false;
+		final &= !c->nmembers || (c->state != CONTEXT_STARTING && c->state != CONTEXT_CLIMBING);
 	}
-	return true;
+	return final;
 }
 
 /* What one slot needs beyond the key: the same shape and room in the proxy's argument area. */
