@@ -97,17 +97,21 @@ BEFORE_STUB = {
     "oom": Surrounding(inside=sh("echo 321 >/proc/self/oom_score_adj")),
     "real-time": Surrounding(inside=("chrt", "--rr", "3")),
 }
-# Those that run in `make test` with every launcher; the rest only with the first, and all in `make test-all`.
+# Those that run in `make test` with every launcher at every rung; the rest with two and at preinit, all in `make test-all`.
 FIRST = {"nothing", "few-descriptors", "large-environment", "odd-arguments", "descriptors", "own-environment-per-rank"}
 
 
+MPIS = ("openmpi4", "mpich4", "openmpi5", "mpich5")
+
+
 def selected(table: dict[str, Surrounding]) -> list[object]:
-    """Every surrounding with every launcher; what `make test` leaves out is marked long."""
+    """Every surrounding with every launcher at every rung; what `make test` leaves out is marked long."""
     chosen = []
     for name in table:
-        for mpi in ("openmpi4", "mpich4", "openmpi5", "mpich5"):
-            quick = name in FIRST or mpi in ("openmpi4", "mpich4")
-            chosen.append(pytest.param(mpi, name, marks=[] if quick else [pytest.mark.long]))
+        for mpi in MPIS:
+            for rung in ALL:
+                quick = name in FIRST or (mpi in ("openmpi4", "mpich4") and rung == "preinit")
+                chosen.append(pytest.param(mpi, name, rung, marks=[] if quick else [pytest.mark.long]))
     return chosen
 
 
@@ -164,8 +168,15 @@ def compare(
     assert differences(plain, ours, rung) == {}, run
 
 
-@pytest.mark.parametrize("name", sorted(BEFORE_MPIRUN.keys() | BEFORE_STUB.keys()))
-@pytest.mark.parametrize("one_launcher", ["openmpi4", "mpich4", "openmpi5", "mpich5"], indirect=True)
+@pytest.mark.parametrize(
+    ("one_launcher", "name"),
+    [
+        pytest.param(mpi, name, marks=[] if name in FIRST else [pytest.mark.long])
+        for mpi in MPIS
+        for name in sorted(BEFORE_MPIRUN.keys() | BEFORE_STUB.keys())
+    ],
+    indirect=["one_launcher"],
+)
 def test_two_plain_launches_show_no_difference(one_launcher: Launcher, name: str) -> None:
     app = [str(one_launcher.builder.program("probe.c", libs=["-pthread"])), "an argument"]
     for around in (table[name] for table in (BEFORE_MPIRUN, BEFORE_STUB) if name in table):
@@ -174,8 +185,7 @@ def test_two_plain_launches_show_no_difference(one_launcher: Launcher, name: str
         assert differences(first, second) == {}, run
 
 
-@pytest.mark.parametrize("rung", ALL)
-@pytest.mark.parametrize(("one_launcher", "name"), selected(BEFORE_MPIRUN), indirect=["one_launcher"])
+@pytest.mark.parametrize(("one_launcher", "name", "rung"), selected(BEFORE_MPIRUN), indirect=["one_launcher"])
 @pytest.mark.needs_stub
 def test_as_plain_with_before_mpirun(one_launcher: Launcher, name: str, rung: str) -> None:
     around = BEFORE_MPIRUN[name]
@@ -183,8 +193,7 @@ def test_as_plain_with_before_mpirun(one_launcher: Launcher, name: str, rung: st
     compare(one_launcher, app, around, rung, "direct")
 
 
-@pytest.mark.parametrize("rung", ALL)
-@pytest.mark.parametrize(("one_launcher", "name"), selected(BEFORE_STUB), indirect=["one_launcher"])
+@pytest.mark.parametrize(("one_launcher", "name", "rung"), selected(BEFORE_STUB), indirect=["one_launcher"])
 @pytest.mark.needs_stub
 def test_as_plain_with_before_the_stub(one_launcher: Launcher, name: str, rung: str) -> None:
     around = BEFORE_STUB[name]
@@ -197,7 +206,7 @@ def test_as_plain_with_before_the_stub(one_launcher: Launcher, name: str, rung: 
     ("one_launcher", "name"),
     [
         pytest.param(mpi, name, marks=[] if name in FIRST and mpi in ("openmpi4", "mpich4") else [pytest.mark.long])
-        for mpi in ("openmpi4", "mpich4", "openmpi5", "mpich5")
+        for mpi in MPIS
         for name in sorted(BEFORE_MPIRUN.keys() | BEFORE_STUB.keys())
     ],
     indirect=["one_launcher"],

@@ -1,4 +1,4 @@
-"""On the way up a climber, the proxy below it, or the gatherer may be killed or stopped: every rank starts exactly once."""
+"""On the way up climber, proxy below it, gatherer or stub may be killed or stopped: every rank starts exactly once."""
 
 from __future__ import annotations
 
