@@ -97,7 +97,7 @@ BEFORE_STUB = {
     "oom": Surrounding(inside=sh("echo 321 >/proc/self/oom_score_adj")),
     "real-time": Surrounding(inside=("chrt", "--rr", "3")),
 }
-# Those that run in `make test` with every launcher at every rung; the rest with two and at preinit; all in `make test-all`.
+# In `make test` with every launcher at every rung; the rest with two and at preinit; all in `make test-all`.
 FIRST = {"nothing", "few-descriptors", "large-environment", "odd-arguments", "descriptors", "own-environment-per-rank"}
 
 
