@@ -183,25 +183,34 @@ static size_t core_of_cpu(const uint16_t *core_of, size_t cpu)
 	return core_of ? core_of[cpu] : cpu;
 }
 
+/* 64 CPUs of a mask; little endian, as are the masks. */
+static uint64_t word_of(const uint8_t *mask, size_t bytes, size_t w)
+{
+	uint64_t word = 0;
+
+	if (w * 8 + 8 <= bytes)
+		memcpy(&word, mask + w * 8, 8);
+	else if (w * 8 < bytes)
+		memcpy(&word, mask + w * 8, bytes - w * 8);
+	return word;
+}
+
 /* Counts the cores of a mask and finds the k-th; cores are in the order of their lowest CPUs in the mask. */
 static size_t count_cores(const uint8_t *mask, size_t bytes, const uint16_t *core_of, size_t k, size_t *kth)
 {
 	uint8_t seen[PSPAWN_CPU_BYTES] = {0};
 	size_t n = 0;
 
-	for (size_t cpu = 0; cpu < bytes * 8; cpu++) {
-		size_t core = core_of_cpu(core_of, cpu);
+	for (size_t w = 0; w * 8 < bytes; w++)
+		for (uint64_t left = word_of(mask, bytes, w); left; left &= left - 1) {
+			size_t core = core_of_cpu(core_of, w * 64 + (size_t)__builtin_ctzll(left));
 
-		if (!mask[cpu / 8]) {
-			cpu |= 7;
-			continue;
+			if (has(seen, core))
+				continue;
+			seen[core / 8] |= (uint8_t)(1 << core % 8);
+			if (n++ == k)
+				*kth = core;
 		}
-		if (!has(mask, cpu) || has(seen, core))
-			continue;
-		seen[core / 8] |= (uint8_t)(1 << core % 8);
-		if (n++ == k)
-			*kth = core;
-	}
 	return n;
 }
 
@@ -212,11 +221,13 @@ static void narrow_to_core(uint8_t *mask, size_t bytes, const uint16_t *core_of,
 
 	if (ncores && k >= ncores)
 		count_cores(mask, bytes, core_of, k % ncores, &wanted);
-	for (size_t cpu = 0; ncores && cpu < bytes * 8; cpu++)
-		if (!mask[cpu / 8])
-			cpu |= 7;
-		else if (core_of_cpu(core_of, cpu) != wanted)
-			mask[cpu / 8] &= (uint8_t) ~(1 << cpu % 8);
+	for (size_t w = 0; ncores && w * 8 < bytes; w++)
+		for (uint64_t left = word_of(mask, bytes, w); left; left &= left - 1) {
+			size_t cpu = w * 64 + (size_t)__builtin_ctzll(left);
+
+			if (core_of_cpu(core_of, cpu) != wanted)
+				mask[cpu / 8] &= (uint8_t) ~(1 << cpu % 8);
+		}
 }
 
 /* Is a rank unbound, its mask more than a part of what may be used of its domain? `inside`: the mask's part in there.
@@ -224,19 +235,19 @@ static void narrow_to_core(uint8_t *mask, size_t bytes, const uint16_t *core_of,
 static bool is_unbound(const uint8_t *mask, const struct pspawn_domain *domain, const uint8_t *allowed, size_t bytes,
 		       uint8_t *inside)
 {
-	bool within = true, whole = true, whole_of_allowed = allowed, elsewhere = false;
+	uint64_t beyond = 0, missing = 0, missing_of_allowed = 0, elsewhere = 0;
 
-	for (size_t i = 0; i < bytes; i++) {
-		uint8_t cpus = i < domain->cpus_bytes ? domain->cpus[i] : 0,
-			usable = allowed ? cpus & allowed[i] : cpus;
+	for (size_t w = 0; w * 8 < bytes; w++) {
+		uint64_t its = word_of(mask, bytes, w), cpus = word_of(domain->cpus, domain->cpus_bytes, w);
+		uint64_t usable = allowed ? word_of(allowed, bytes, w) : 0, both = its & cpus;
 
-		inside[i] = mask[i] & cpus;
-		within &= inside[i] == mask[i];
-		whole &= (cpus & ~mask[i]) == 0;
-		whole_of_allowed &= (usable & ~mask[i]) == 0;
-		elsewhere |= allowed && (mask[i] & ~allowed[i]);
+		memcpy(inside + w * 8, &both, bytes - w * 8 < 8 ? bytes - w * 8 : 8);
+		beyond |= its & ~cpus;
+		missing |= cpus & ~its;
+		missing_of_allowed |= cpus & usable & ~its;
+		elsewhere |= its & ~usable;
 	}
-	return !within || whole || (whole_of_allowed && !elsewhere);
+	return beyond || !missing || (allowed && !missing_of_allowed && !elsewhere);
 }
 
 int pspawn_bind(const struct pspawn_domain *domains, size_t ndomains, const uint8_t *allowed, const uint16_t *core_of,
