@@ -131,7 +131,7 @@ def _node(machine: Machine, title: str, about: str, members: Sequence[Sequence[R
         cores = tuple(core & frozenset(domain.cpus) for core in machine.cores if core & frozenset(domain.cpus))
         ranks = tuple(members[index]) if members is not None else ()
         rows.append(Domain(domain.numa_node, cores, machine.memory.get(domain.numa_node), tuple(notes), ranks))
-    distances = tuple(tuple(domain.distances or ()) for domain in machine.domains)
+    distances = tuple(tuple(domain.distances or ()) for domain in machine.domains if members is None)
     return Node(
         printable(title), about, tuple(rows), _packages(machine), usable=machine.usable,
         with_ranks=members is not None, distances=distances if all(distances) and len(distances) > 1 else (),
@@ -222,14 +222,14 @@ MOST_LINES = 12
 def _content(domain: Domain, node: Node) -> Content:
     every = domain.cpus
     free = [rank for rank in domain.ranks if rank.cpus >= (node.usable or every)]
-    inside = [rank for rank in domain.ranks if rank not in free and rank.cpus >= every]
+    inside = [rank for rank in domain.ranks if rank not in free and rank.cpus == every]
     bound = [rank for rank in domain.ranks if rank not in free and rank not in inside]
     lines = [
         *_lines_of(free, "on any CPU" if len(node.domains) > 1 and node.usable - every else "on any CPU here"),
         *_lines_of(inside, "on any CPU of the domain"),
     ]
     cells = _cells(domain, bound)
-    outside = any(not rank.cpus & every for rank in bound)
+    outside = any(rank.cpus - every for rank in bound)
     crowded = outside or any(len(cell.ranks) > MOST_IN_CELL for cell in cells)
     if crowded:
         masks = sorted({rank.cpus for rank in bound}, key=sorted)
@@ -274,8 +274,10 @@ def _per_row(count: int, fit: int) -> int:
 
 
 def _columns(boxes: int, fit: int) -> int:
-    """Boxes beside each other: as many as fit, or a few less if then no place is left over."""
+    """Boxes beside each other: as many as fit, or of a few boxes less if then no place is left over."""
     most = max(1, min(4, boxes, fit))
+    if boxes > 12:
+        return most
     return next((n for n in range(most, most // 2, -1) if boxes % n == 0), most)
 
 
@@ -313,8 +315,8 @@ NARROW = 34
 
 
 def _node_text(node: Node, width: int) -> Iterator[str]:
-    yield from _wrapped(node.title, width)
-    yield from _wrapped(node.about, width)
+    yield from wrapped(node.title, width)
+    yield from wrapped(node.about, width)
     contents = [_content(domain, node) for domain in node.domains]
     layout = _layout(node, contents, width)
     for heading, rows in node.groups or (("", tuple(range(len(node.domains)))),):
@@ -323,7 +325,7 @@ def _node_text(node: Node, width: int) -> Iterator[str]:
             yield heading
         yield from _boxes([_box(node.domains[row], contents[row], layout) for row in rows], layout.outer, width)
     for note in node.notes:
-        yield from _wrapped(note, width)
+        yield from wrapped(note, width)
     yield from _distances(node, width)
 
 
@@ -355,7 +357,9 @@ def _of_cell(cell: Cell) -> str:
 
 
 def _memory(domain: Domain) -> str:
-    return "" if domain.memory is None else _bytes(domain.memory)
+    if domain.memory is None:
+        return ""
+    return _bytes(domain.memory) if domain.memory else "no memory"
 
 
 def _lines(domain: Domain, content: Content) -> list[str]:
@@ -367,7 +371,7 @@ def _lines(domain: Domain, content: Content) -> list[str]:
 def _box(domain: Domain, content: Content, layout: Layout) -> list[str]:
     inner = layout.outer - 4
     left, right = f"─ numa {domain.numa_node} ", f" {_memory(domain)} ─" if _memory(domain) else "─"
-    body = [piece for line in _lines(domain, content) for piece in _wrapped(line, inner)]
+    body = [piece for line in _lines(domain, content) for piece in wrapped(line, inner)]
     return [
         "┌" + left + "─" * (layout.outer - 2 - len(left) - len(right)) + right + "┐",
         *(f"│ {line:<{inner}} │" for line in [*_rows(content, layout), *body] or [""]),
@@ -400,7 +404,7 @@ def _distances(node: Node, width: int) -> Iterator[str]:
         yield f"{'numa ' + name:<{head}}" + "".join(f"{value:>{cell}}" for value in row)
 
 
-def _wrapped(line: str, width: int) -> list[str]:
+def wrapped(line: str, width: int) -> list[str]:
     """Broken at blanks, and in lists of numbers after their commas; at least one line."""
     lines, now = [], ""
     for piece in re.findall(r"\s*[^\s,]+,*|\s*,+", line):
@@ -485,7 +489,7 @@ def _node_svg(node: Node, top: int) -> Drawn:
     most = max(len(rows) for _, rows in groups)
     columns = _columns(most, (PAGE - 2 * inset + GAP) // (box + GAP))
     width = columns * (box + GAP) - GAP + 2 * inset
-    about = _wrapped(node.about, int(max(width, LEAST) / CHAR))
+    about = wrapped(node.about, int(max(width, LEAST) / CHAR))
     parts = [_write(MARGIN, top + 16, node.title, size=17, more=' font-weight="bold"')]
     parts += [_write(MARGIN, top + 36 + LINE * n, line, fill=FAINT) for n, line in enumerate(about)]
     at = top + 36 + LINE * len(about)
@@ -503,7 +507,7 @@ def _node_svg(node: Node, top: int) -> Drawn:
             at += PAD
         at += GAP
     for note in node.notes:
-        for line in _wrapped(note, int(max(width, LEAST) / CHAR)):
+        for line in wrapped(note, int(max(width, LEAST) / CHAR)):
             parts.append(_write(MARGIN, at + 12, line, fill=EXEC))
             at += LINE
     parts += _distances_svg(node, at)
@@ -513,7 +517,12 @@ def _node_svg(node: Node, top: int) -> Drawn:
     parts += legend
     at += LINE + 6 if legend else 0
     widest = max([len(line) for line in (*about, *node.notes)], default=0)
-    wanted = max(int(min(widest * CHAR, LEAST)), int(len(node.title) * 11.5), LEAST if legend else 0)
+    wanted = max(
+        int(min(widest * CHAR, LEAST)),
+        int(len(node.title) * 11.5),
+        LEAST if legend else 0,
+        110 + 34 * len(node.distances) if _with_matrix(node) else 0,
+    )
     return Drawn(parts, max(width, wanted), at - top)
 
 
@@ -565,8 +574,8 @@ def _box_width(domain: Domain, content: Content, cell: int) -> int:
 def _box_lines(domain: Domain, content: Content, box: int) -> list[tuple[str, str]]:
     """What stands below the cells, and its colour."""
     room = int((box - 2 * PAD) / CHAR)
-    notes = [(piece, FAINT) for line in domain.notes for piece in _wrapped(line, room)]
-    return [*notes, *((piece, INK) for line in content.lines for piece in _wrapped(line, room))]
+    notes = [(piece, FAINT) for line in domain.notes for piece in wrapped(line, room)]
+    return [*notes, *((piece, INK) for line in content.lines for piece in wrapped(line, room))]
 
 
 def _box_height(domain: Domain, content: Content, box: int) -> int:
