@@ -310,7 +310,7 @@ class Layout(NamedTuple):
 
 
 LABEL = len("rank")
-NARROW = 34
+NARROW = 36
 """Longer lines in a box are broken, if nothing else makes it wider."""
 
 
