@@ -152,6 +152,20 @@ def test_a_report_shows_domains_with_their_ranks_and_proxies(tmp_path: Path) -> 
     assert {"n<0>", "proxy 70, preinit", "proxy 71, preinit"} <= set(texts((tmp_path / "r.svg").read_text()))
 
 
+def test_json_and_pictures_can_be_had_at_once_and_no_domains_are_no_picture(tmp_path: Path) -> None:
+    file, svg = tmp_path / "r.json", tmp_path / "r.svg"
+    made = made_report("2-3")
+    file.write_text(json.dumps(made))
+    assert json.loads(run("report", str(file), "--json", "--svg", str(svg)).output)["nodes"]
+    assert "n<0>" in texts(svg.read_text())
+    del made["nodes"][0]["domains"]
+    file.write_text(json.dumps(made))
+    shown = run("report", str(file), "--svg", str(svg))
+    assert shown.exit_code == 0, shown.output
+    assert "┌" not in shown.output
+    assert texts(svg.read_text()) == []
+
+
 def test_an_execd_rank_is_told_from_forked_ones(tmp_path: Path) -> None:
     exec_d = {"launched_by": "exec", "context": None, "numa_node": None, "reason": "statically linked"}
     (node,) = picture.of_report(report.from_dict(made_report("2-3", **exec_d)))

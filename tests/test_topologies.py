@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from random import Random
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -177,11 +180,11 @@ def test_a_binding_is_never_empty_and_never_outside_what_the_engine_allowed(laun
 
 
 @given(launches(), st.randoms(use_true_random=False))
-def test_the_order_of_domains_and_of_ranks_decides_nothing_but_names(launch: Launch, random: object) -> None:
+def test_the_order_of_domains_and_of_ranks_decides_nothing_but_names(launch: Launch, random: Random) -> None:
     """Each domain gets as many ranks of each kind whatever the order of ranks; the table's order moves no block."""
     domain_of, _ = placed(launch, launch.masks)
     shuffled = list(launch.masks)
-    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    random.shuffle(shuffled)
     again, _ = placed(Launch(launch.name, shuffled, launch.bind_to), shuffled)
     assert groups(Launch(launch.name, shuffled, launch.bind_to), again) == groups(launch, domain_of)
     single = [
@@ -245,6 +248,22 @@ def test_a_part_of_a_domain_is_unbound_where_the_cpuset_has_no_more() -> None:
     assert placement.bind(domains, masks, where, "core", allowed=range(4)) == [frozenset({cpu}) for cpu in range(4)]
     # What is allowed here is not what is allowed there.
     assert placement.bind(domains, masks, where, "core", allowed=range(2)) == [frozenset(range(4))] * 4
+
+
+def test_what_makes_no_sense_to_c_is_an_error_there() -> None:
+    from pspawn.lib._pspawn import ffi, lib
+
+    cpus, masks, where = ffi.new("uint8_t[]", b"\x03"), ffi.new("uint8_t[]", 2048), ffi.new("int[]", [0])
+    domains = ffi.new("struct pspawn_domain *", {"cpus": cpus, "cpus_bytes": 1})
+    pointers = ffi.new("uint8_t *[]", [masks])
+    cores = ffi.new("uint16_t[]", [0, 1, 2, 3, 4, 5, 6, 8])
+
+    def bind(core_of: Any, mask_bytes: int) -> int:
+        return lib.pspawn_bind(domains, 1, ffi.NULL, core_of, lib.PSPAWN_BIND_CORE, pointers, mask_bytes, 1, where)
+
+    assert bind(ffi.NULL, 1) == 0
+    assert bind(ffi.NULL, 1025) == -errno.EINVAL
+    assert bind(cores, 1) == -errno.EINVAL
 
 
 # What is unusable

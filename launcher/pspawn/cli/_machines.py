@@ -51,19 +51,31 @@ def machine(synthetic: str | None, xml: str | None, domains: str | None) -> Mach
 
 
 def show(pictures: Sequence[Node], svg: str | None) -> None:
-    """Print the pictures, and write them to a file."""
+    """Print the pictures, and write them to a file if one is named."""
+    if svg is not None:
+        write_svg(pictures, svg)
+    click.echo(drawn(pictures))
+
+
+def drawn(pictures: Sequence[Node]) -> str:
+    """The pictures as text, as wide as the terminal and as its encoding can show them."""
     import shutil
 
     from pspawn import picture
 
-    if svg is not None:
-        try:
-            with open(svg, "w", encoding="utf-8") as file:
-                file.write(picture.svg(pictures))
-        except OSError as error:
-            raise click.ClickException(f"{svg}: {error.strerror}") from None
     width = min(shutil.get_terminal_size().columns, 120)
-    click.echo(picture.text(pictures, width, ascii_only=not _draws_boxes()))
+    return picture.text(pictures, width, ascii_only=not _draws_boxes())
+
+
+def write_svg(pictures: Sequence[Node], file: str) -> None:
+    """The pictures into a file. ClickException if that fails."""
+    from pspawn import picture
+
+    try:
+        with open(file, "w", encoding="utf-8") as opened:
+            opened.write(picture.svg(pictures))
+    except OSError as error:
+        raise click.ClickException(f"{file}: {error.strerror}") from None
 
 
 def _draws_boxes() -> bool:

@@ -42,7 +42,9 @@ def report(file: str, as_json: bool, svg: str | None) -> None:
         click.echo(json.dumps(found, indent=1))
     else:
         click.echo(reports.table(read))
-        click.echo()
-        _machines.show(pictures, svg)
+        if pictures:
+            click.echo("\n" + _machines.drawn(pictures))
+    if svg is not None:
+        _machines.write_svg(pictures, svg)
     if unusable:
         raise SystemExit(1)
