@@ -208,10 +208,19 @@ def test_what_was_measured_before_a_failure_is_not_lost(capsys: pytest.CaptureFi
     assert "4.00" in capsys.readouterr().out
 
 
+def test_placement_is_measured_against_limits() -> None:
+    result = bench("numa", "--repeat", "1", "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.output)["findings"]
+    assert len(found) == 5
+    assert all(figure["cpu_ms"] > 0 and figure["limit_ms"] == 5 for figure in found)
+    assert "1024 ranks on 64 domains" in found[0]["what"]
+
+
 # --- arguments ---
 
 
-@pytest.mark.parametrize("words", [[], ["vector"], ["mpirun"], ["trampoline"]])
+@pytest.mark.parametrize("words", [[], ["vector"], ["mpirun"], ["trampoline"], ["numa"]])
 def test_help_has_examples(words: list[str]) -> None:
     result = bench(*words, "--help")
     assert result.exit_code == 0

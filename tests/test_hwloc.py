@@ -109,12 +109,14 @@ def test_a_recorded_machine_has_its_domains_and_survives_an_xml_round_trip(
 def test_nodes_cores_and_pus_are_described_in_full() -> None:
     with Topology.from_synthetic(PAPER_NODE) as machine:
         assert [node.os_index for node in machine.numa_nodes] == list(range(8))
-        node, core, pu = machine.numa_nodes[3], machine.cores[25], machine.pus[25]
+        node, core, pu, package = machine.numa_nodes[3], machine.cores[25], machine.pus[25], machine.packages[3]
     assert (node.os_index, node.logical_index, node.local_memory) == (3, 3, 2_000_000_000)
     assert node.cpuset == set(range(24, 32))
     assert node.nodeset == {3}
     assert (core.logical_index, core.cpuset, core.nodeset) == (25, {25}, {3})
     assert (pu.os_index, pu.logical_index, pu.cpuset, pu.nodeset) == (25, 25, {25}, {3})
+    assert (package.os_index, package.logical_index, package.nodeset) == (3, 3, {3})
+    assert package.cpuset == set(range(24, 32))
 
 
 def test_distances_are_the_matrix_where_there_is_one_and_none_elsewhere() -> None:
@@ -302,6 +304,7 @@ def test_use_after_close_is_a_clear_error_and_results_outlive_it() -> None:
         machine.export_xmlbuffer,
         lambda: machine.numa_nodes,
         lambda: machine.cores,
+        lambda: machine.packages,
         lambda: machine.pus,
         lambda: machine.allowed_cpuset,
         lambda: machine.allowed_nodeset,

@@ -77,14 +77,6 @@ static int proxy_policy_differs(const struct pspawn_context *ctx, const struct p
 	return want->mempolicy != ctx->base.mempolicy || memcmp(want->nodes, ctx->base.nodes, sizeof want->nodes) != 0;
 }
 
-bool pspawn_masks_meet(const uint8_t *a, const uint8_t *b)
-{
-	for (size_t i = 0; i < PSPAWN_CPU_BYTES; i++)
-		if (a[i] & b[i])
-			return true;
-	return false;
-}
-
 /* Where the same bytes already are, if they were what was put there last; else a new place. `*last` 0: nothing yet. */
 static uint64_t put_once(struct pspawn_arena *arena, const void *data, size_t len, uint64_t *last, size_t *last_len)
 {

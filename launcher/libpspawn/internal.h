@@ -110,9 +110,11 @@ size_t pspawn_preload_text(const char *name, size_t len, char *text, size_t size
  * domain are written to masks[i] (PSPAWN_CPU_BYTES). A node without the directory is one domain with node 0. */
 int pspawn_domains_from_sysfs(const char *root, struct pspawn_domain *domains, uint8_t (*masks)[PSPAWN_CPU_BYTES],
 			      int room);
-/* The same from a table "0-3;4-7" of CPU lists. */
+/* The same from a table "0-3;4-7" of CPU lists; -EINVAL also for a table without CPUs, or with one in two domains. */
 int pspawn_domains_from_table(const char *table, struct pspawn_domain *domains, uint8_t (*masks)[PSPAWN_CPU_BYTES],
 			      int room);
+/* The core of each CPU of a mask for pspawn_bind(), PSPAWN_CPU_BYTES * 8 of them; one that can't be read is its own. */
+void pspawn_cores_from_sysfs(const char *root, const uint8_t *cpus, uint16_t *core_of);
 /* A CPU list "0-3,8" into a mask; 0 or -EINVAL. Stops at the first character that belongs to no list. */
 int pspawn_parse_cpu_list(const char *list, uint8_t *mask, size_t bytes, const char **end);
 /* The reverse; cut if it does not fit. */

@@ -6,8 +6,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "internal.h"
+
+#define LIST_ROOM 32768 /* the longest list of CPUs: every second one of 8192 */
+#define ADOPT_MAX 1024	/* CPUs online that no node lists: mostly none */
+#define READ_MAX 1024	/* nodes: Linux's largest MAX_NUMNODES */
 
 /*
  * Masks as 64-bit words, and of a rank's mask only the words that are not 0: mpirun waits while 1024 ranks are placed on
@@ -23,6 +28,14 @@ struct table {
 	uint8_t *done;		/* for each rank */
 	int *touched;		/* the domains of one group */
 };
+
+bool pspawn_masks_meet(const uint8_t *a, const uint8_t *b)
+{
+	for (size_t i = 0; i < PSPAWN_CPU_BYTES; i++)
+		if (a[i] & b[i])
+			return true;
+	return false;
+}
 
 static void load_words(uint64_t *words, size_t width, const uint8_t *mask, size_t bytes)
 {
@@ -40,10 +53,28 @@ static void table_close(struct table *t)
 	free(t->touched);
 }
 
-static int table_open(struct table *t, const struct pspawn_domain *domains, size_t ndomains, size_t nranks)
+/* No CPU may be in two domains, and some must be in one. */
+static int check_cpus(const struct table *t)
 {
 	uint64_t any = 0;
 
+	for (size_t w = 0; w < t->width; w++) {
+		uint64_t seen = 0;
+
+		for (size_t d = 0; d < t->ndomains; d++) {
+			uint64_t cpus = t->cpus[d * t->width + w];
+
+			if (seen & cpus)
+				return -EINVAL;
+			seen |= cpus;
+		}
+		any |= seen;
+	}
+	return any ? 0 : -EINVAL;
+}
+
+static int table_open(struct table *t, const struct pspawn_domain *domains, size_t ndomains, size_t nranks)
+{
 	memset(t, 0, sizeof *t);
 	t->ndomains = ndomains;
 	for (size_t d = 0; d < ndomains; d++)
@@ -63,9 +94,7 @@ static int table_open(struct table *t, const struct pspawn_domain *domains, size
 	for (size_t d = 0; d < ndomains; d++)
 		if (domains[d].cpus_bytes)
 			load_words(t->cpus + d * t->width, t->width, domains[d].cpus, domains[d].cpus_bytes);
-	for (size_t w = 0; w < ndomains * t->width; w++)
-		any |= t->cpus[w];
-	return any ? 0 : -EINVAL;
+	return check_cpus(t);
 }
 
 /* The signature of a mask. */
@@ -119,7 +148,7 @@ int pspawn_place(const struct pspawn_domain *domains, size_t ndomains, const uin
 		 size_t nranks, int *domain_of)
 {
 	struct table t;
-	int rv = table_open(&t, domains, ndomains, nranks);
+	int rv = table_open(&t, domains, ndomains, nranks), homeless = 0;
 
 	for (size_t r = 0; rv == 0 && r < nranks; r++) {
 		uint64_t *sig = t.sigs + r * t.sig_words;
@@ -128,15 +157,127 @@ int pspawn_place(const struct pspawn_domain *domains, size_t ndomains, const uin
 			memcpy(sig, sig - t.sig_words, t.sig_words * sizeof *sig);
 		else
 			sign(&t, masks[r], mask_bytes, sig);
-		if (list_touched(&t, sig) == 0)
-			rv = -ENODEV;
+		if (list_touched(&t, sig) == 0) {
+			domain_of[r] = -1;
+			t.done[r] = 1;
+			homeless = -ENODEV;
+		}
 	}
 	for (size_t r = 0; rv == 0 && r < nranks; r++)
 		if (!t.done[r])
 			place_group(&t, r, nranks, list_touched(&t, t.sigs + r * t.sig_words), domain_of);
 	table_close(&t);
-	return rv;
+	return rv < 0 ? rv : homeless;
 }
+
+/* ---- binding ---- */
+
+static bool has(const uint8_t *mask, size_t cpu)
+{
+	return mask[cpu / 8] >> cpu % 8 & 1;
+}
+
+/* The core of a CPU, named by one of its CPUs. */
+static size_t core_of_cpu(const uint16_t *core_of, size_t cpu)
+{
+	return core_of ? core_of[cpu] : cpu;
+}
+
+/* 64 CPUs of a mask; little endian, as are the masks. */
+static uint64_t word_of(const uint8_t *mask, size_t bytes, size_t w)
+{
+	uint64_t word = 0;
+
+	if (w * 8 + 8 <= bytes)
+		memcpy(&word, mask + w * 8, 8);
+	else if (w * 8 < bytes)
+		memcpy(&word, mask + w * 8, bytes - w * 8);
+	return word;
+}
+
+/* Counts the cores of a mask and finds the k-th; cores are in the order of their lowest CPUs in the mask. */
+static size_t count_cores(const uint8_t *mask, size_t bytes, const uint16_t *core_of, size_t k, size_t *kth)
+{
+	uint8_t seen[PSPAWN_CPU_BYTES] = {0};
+	size_t n = 0;
+
+	for (size_t w = 0; w * 8 < bytes; w++)
+		for (uint64_t left = word_of(mask, bytes, w); left; left &= left - 1) {
+			size_t core = core_of_cpu(core_of, w * 64 + (size_t)__builtin_ctzll(left));
+
+			if (has(seen, core))
+				continue;
+			seen[core / 8] |= (uint8_t)(1 << core % 8);
+			if (n++ == k)
+				*kth = core;
+		}
+	return n;
+}
+
+/* Leaves of a mask its k-th core, counted around. */
+static void narrow_to_core(uint8_t *mask, size_t bytes, const uint16_t *core_of, size_t k)
+{
+	size_t wanted = 0, ncores = count_cores(mask, bytes, core_of, k, &wanted);
+
+	if (ncores && k >= ncores)
+		count_cores(mask, bytes, core_of, k % ncores, &wanted);
+	for (size_t w = 0; ncores && w * 8 < bytes; w++)
+		for (uint64_t left = word_of(mask, bytes, w); left; left &= left - 1) {
+			size_t cpu = w * 64 + (size_t)__builtin_ctzll(left);
+
+			if (core_of_cpu(core_of, cpu) != wanted)
+				mask[cpu / 8] &= (uint8_t) ~(1 << cpu % 8);
+		}
+}
+
+/* Is a rank unbound, its mask more than a part of what may be used of its domain? `inside`: the mask's part in there.
+ * What may be used is unknown to a rank that has other CPUs than that: it is in another cpuset. */
+static bool is_unbound(const uint8_t *mask, const struct pspawn_domain *domain, const uint8_t *allowed, size_t bytes,
+		       uint8_t *inside)
+{
+	uint64_t beyond = 0, missing = 0, missing_of_allowed = 0, elsewhere = 0;
+
+	for (size_t w = 0; w * 8 < bytes; w++) {
+		uint64_t its = word_of(mask, bytes, w), cpus = word_of(domain->cpus, domain->cpus_bytes, w);
+		uint64_t usable = allowed ? word_of(allowed, bytes, w) : 0, both = its & cpus;
+
+		memcpy(inside + w * 8, &both, bytes - w * 8 < 8 ? bytes - w * 8 : 8);
+		beyond |= its & ~cpus;
+		missing |= cpus & ~its;
+		missing_of_allowed |= cpus & usable & ~its;
+		elsewhere |= its & ~usable;
+	}
+	return beyond || !missing || (allowed && !missing_of_allowed && !elsewhere);
+}
+
+int pspawn_bind(const struct pspawn_domain *domains, size_t ndomains, const uint8_t *allowed, const uint16_t *core_of,
+		int bind_to, uint8_t *const *masks, size_t mask_bytes, size_t nranks, const int *domain_of)
+{
+	uint8_t inside[PSPAWN_CPU_BYTES];
+	size_t *next_core;
+
+	if (mask_bytes > sizeof inside)
+		return -EINVAL;
+	for (size_t cpu = 0; core_of && cpu < mask_bytes * 8; cpu++)
+		if (core_of[cpu] >= mask_bytes * 8)
+			return -EINVAL;
+	next_core = calloc(ndomains + 1, sizeof *next_core);
+	if (!next_core)
+		return -ENOMEM;
+	for (size_t r = 0; r < nranks && bind_to != PSPAWN_BIND_NONE; r++) {
+		int d = domain_of[r];
+
+		if (d < 0 || !is_unbound(masks[r], &domains[d], allowed, mask_bytes, inside))
+			continue;
+		if (bind_to == PSPAWN_BIND_CORE)
+			narrow_to_core(inside, mask_bytes, core_of, next_core[d]++);
+		memcpy(masks[r], inside, mask_bytes);
+	}
+	free(next_core);
+	return 0;
+}
+
+/* ---- readers ---- */
 
 int pspawn_parse_cpu_list(const char *list, uint8_t *mask, size_t bytes, const char **end)
 {
@@ -194,51 +335,184 @@ int pspawn_domains_from_table(const char *table, struct pspawn_domain *domains, 
 			      int room)
 {
 	int n = 0;
+	bool any = false;
 
 	for (const char *s = table; *s; n++) {
 		if (n == room)
 			return -E2BIG;
 		if (pspawn_parse_cpu_list(s, masks[n], PSPAWN_CPU_BYTES, &s) < 0 || (*s && *s != ';'))
 			return -EINVAL;
+		for (int d = 0; d < n; d++)
+			if (pspawn_masks_meet(masks[d], masks[n]))
+				return -EINVAL;
+		any |= pspawn_masks_meet(masks[n], masks[n]);
 		domains[n] = (struct pspawn_domain){.numa_node = n, .cpus = masks[n], .cpus_bytes = PSPAWN_CPU_BYTES};
 		if (*s == ';')
 			s++;
 	}
-	return n ? n : -EINVAL;
+	return any ? n : -EINVAL;
+}
+
+/* A list of CPUs or nodes from `root`/devices/system/`file`: 0, or a negative errno with an empty mask. */
+static int read_list(const char *root, const char *file, uint8_t *mask, size_t bytes)
+{
+	char path[512], text[LIST_ROOM];
+	long n;
+
+	memset(mask, 0, bytes);
+	snprintf(path, sizeof path, "%s/devices/system/%s", root, file);
+	n = raw_read_file(path, text, sizeof text);
+	if (n < 0)
+		return (int)n;
+	return n == LIST_ROOM - 1 ? -E2BIG : pspawn_parse_cpu_list(text, mask, bytes, NULL);
+}
+
+/* The CPUs of a node, into a row of the table. */
+static int read_node(const char *root, int node, struct pspawn_domain *domain, uint8_t *cpus)
+{
+	char file[64];
+
+	snprintf(file, sizeof file, "node/node%d/cpulist", node);
+	*domain = (struct pspawn_domain){.numa_node = node, .cpus = cpus, .cpus_bytes = PSPAWN_CPU_BYTES};
+	return read_list(root, file, cpus, PSPAWN_CPU_BYTES) < 0 ? -EINVAL : 0;
+}
+
+/* The row nearest to a node that has none. Its file has a distance for each node online (drivers/base/node.c), and so
+ * for each row. -1 if that can't be told. */
+static int nearest_row(const char *root, int node, const struct pspawn_domain *domains, int n)
+{
+	char path[512], text[8192], *s = text;
+	long best = 0;
+	int found = -1;
+
+	snprintf(path, sizeof path, "%s/devices/system/node/node%d/distance", root, node);
+	if (raw_read_file(path, text, sizeof text) <= 0)
+		return -1;
+	for (int d = 0; d < n; d++) {
+		char *end;
+		long distance = strtol(s, &end, 10);
+
+		if (end == s)
+			return -1;
+		s = end;
+		if ((found < 0 || distance < best) && pspawn_masks_meet(domains[d].cpus, domains[d].cpus)) {
+			found = d;
+			best = distance;
+		}
+	}
+	return found;
+}
+
+/* The row for a CPU online that no node online lists: the only one with CPUs, or the nearest to the CPU's own node, which
+ * has no row; else -1. */
+static int row_for(const char *root, int cpu, const struct pspawn_domain *domains, int n)
+{
+	char path[512];
+	int with_cpus = 0, last = -1;
+
+	for (int d = 0; d < n; d++)
+		if (pspawn_masks_meet(domains[d].cpus, domains[d].cpus)) {
+			with_cpus++;
+			last = d;
+		}
+	if (with_cpus == 1)
+		return last;
+	for (int node = 0; node < PSPAWN_NODE_BYTES * 8; node++) {
+		snprintf(path, sizeof path, "%s/devices/system/cpu/cpu%d/node%d", root, cpu, node);
+		if (access(path, F_OK) == 0)
+			return nearest_row(root, node, domains, n);
+	}
+	return -1;
+}
+
+/* Every CPU online is in a domain, if it can be told in which. */
+static void adopt_cpus(const char *root, const struct pspawn_domain *domains, uint8_t (*masks)[PSPAWN_CPU_BYTES], int n)
+{
+	uint8_t left[PSPAWN_CPU_BYTES];
+	int rows[ADOPT_MAX], cpus[ADOPT_MAX], count = 0;
+
+	if (read_list(root, "cpu/online", left, sizeof left) < 0)
+		return;
+	for (int d = 0; d < n; d++)
+		for (size_t i = 0; i < sizeof left; i++)
+			left[i] &= (uint8_t)~masks[d][i];
+	for (int cpu = 0; cpu < PSPAWN_CPU_BYTES * 8 && count < ADOPT_MAX; cpu++)
+		if (has(left, (size_t)cpu)) {
+			cpus[count] = cpu;
+			rows[count++] = row_for(root, cpu, domains, n);
+		}
+	for (int i = 0; i < count; i++)
+		if (rows[i] >= 0)
+			masks[rows[i]][cpus[i] / 8] |= (uint8_t)(1 << cpus[i] % 8);
 }
 
 int pspawn_domains_from_sysfs(const char *root, struct pspawn_domain *domains, uint8_t (*masks)[PSPAWN_CPU_BYTES],
 			      int room)
 {
-	char path[512], text[8192];
 	uint8_t online[PSPAWN_NODE_BYTES];
-	int n = 0;
+	int n = 0, rv;
 
-	snprintf(path, sizeof path, "%s/devices/system/node/online", root);
-	if (raw_read_file(path, text, sizeof text) <= 0) {
+	if (read_list(root, "node/online", online, sizeof online) == -ENOENT) {
 		/* a kernel without CONFIG_NUMA */
-		snprintf(path, sizeof path, "%s/devices/system/cpu/online", root);
-		if (raw_read_file(path, text, sizeof text) <= 0 || room < 1 ||
-		    pspawn_parse_cpu_list(text, masks[0], PSPAWN_CPU_BYTES, NULL) < 0)
-			return -ENODEV;
 		domains[0] = (struct pspawn_domain){.numa_node = 0, .cpus = masks[0], .cpus_bytes = PSPAWN_CPU_BYTES};
-		return 1;
+		return read_list(root, "cpu/online", masks[0], PSPAWN_CPU_BYTES) < 0 ? -ENODEV : 1;
 	}
-	if (pspawn_parse_cpu_list(text, online, sizeof online, NULL) < 0)
-		return -EINVAL;
 	for (int node = 0; node < PSPAWN_NODE_BYTES * 8; node++) {
-		if (!(online[node / 8] >> node % 8 & 1))
+		if (!has(online, (size_t)node))
 			continue;
 		if (n == room)
 			return -E2BIG;
-		snprintf(path, sizeof path, "%s/devices/system/node/node%d/cpulist", root, node);
-		if (raw_read_file(path, text, sizeof text) < 0)
-			return -EINVAL;
-		if (pspawn_parse_cpu_list(text, masks[n], PSPAWN_CPU_BYTES, NULL) < 0)
-			return -EINVAL;
-		domains[n] =
-			(struct pspawn_domain){.numa_node = node, .cpus = masks[n], .cpus_bytes = PSPAWN_CPU_BYTES};
+		rv = read_node(root, node, &domains[n], masks[n]);
+		if (rv < 0)
+			return rv;
 		n++;
 	}
+	if (n)
+		adopt_cpus(root, domains, masks, n);
 	return n ? n : -ENODEV;
+}
+
+void pspawn_cores_from_sysfs(const char *root, const uint8_t *cpus, uint16_t *core_of)
+{
+	uint8_t done[PSPAWN_CPU_BYTES] = {0}, core[PSPAWN_CPU_BYTES];
+
+	for (int cpu = 0; cpu < PSPAWN_CPU_BYTES * 8; cpu++) {
+		char file[96];
+
+		if (has(done, (size_t)cpu))
+			continue;
+		core_of[cpu] = (uint16_t)cpu;
+		if (!has(cpus, (size_t)cpu))
+			continue;
+		snprintf(file, sizeof file, "cpu/cpu%d/topology/thread_siblings_list", cpu);
+		if (read_list(root, file, core, sizeof core) < 0)
+			continue;
+		for (int other = cpu; other < PSPAWN_CPU_BYTES * 8; other++)
+			if (has(core, (size_t)other)) {
+				core_of[other] = (uint16_t)cpu;
+				done[other / 8] |= (uint8_t)(1 << other % 8);
+			}
+	}
+}
+
+int pspawn_read_domains(const char *root, struct pspawn_domain **domains)
+{
+	struct pspawn_domain *table = calloc(READ_MAX, sizeof *table);
+	uint8_t(*masks)[PSPAWN_CPU_BYTES] = calloc(READ_MAX, sizeof *masks);
+	int n = table && masks ? pspawn_domains_from_sysfs(root ? root : "/sys", table, masks, READ_MAX) : -ENOMEM;
+	struct pspawn_domain *all = n > 0 ? malloc((size_t)n * (sizeof *table + sizeof *masks)) : NULL;
+
+	*domains = all;
+	if (n > 0 && !all)
+		n = -ENOMEM;
+	for (int d = 0; d < n; d++) {
+		uint8_t *cpus = (uint8_t *)(all + n) + (size_t)d * sizeof *masks;
+
+		memcpy(cpus, masks[d], sizeof *masks);
+		all[d] = table[d];
+		all[d].cpus = cpus;
+	}
+	free(table);
+	free(masks);
+	return n;
 }

@@ -7,6 +7,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/mempolicy.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -350,6 +351,24 @@ static bool same_key(const struct pair *a, const struct pair *b)
 	       strcmp(a->preload, b->preload) == 0;
 }
 
+/* The CPUs and the memory that our cpuset has. For the CPUs we ask for all of them for a moment: the kernel gives those
+ * of the cpuset, whatever our own affinity is (sched_setaffinity(2)). */
+static void read_allowed(struct gatherer *g)
+{
+	uint8_t own[PSPAWN_CPU_BYTES] = {0}, all[PSPAWN_CPU_BYTES];
+	long n = sys3(__NR_sched_getaffinity, 0, sizeof own, own);
+
+	memset(all, 0xff, sizeof all);
+	memset(g->allowed, 0, sizeof g->allowed);
+	if (n <= 0 || sys3(__NR_sched_setaffinity, 0, sizeof all, all) < 0 ||
+	    sys3(__NR_sched_getaffinity, 0, sizeof g->allowed, g->allowed) <= 0)
+		memset(g->allowed, 0xff, sizeof g->allowed);
+	if (n > 0)
+		sys3(__NR_sched_setaffinity, 0, (size_t)n, own);
+	if (sys5(__NR_get_mempolicy, NULL, g->memory, sizeof g->memory * 8, NULL, MPOL_F_MEMS_ALLOWED) < 0)
+		memset(g->memory, 0xff, sizeof g->memory);
+}
+
 static void read_domains(struct gatherer *g, const struct pair *p)
 {
 	g->masks = calloc(MAX_DOMAINS, sizeof *g->masks);
@@ -360,6 +379,7 @@ static void read_domains(struct gatherer *g, const struct pair *p)
 	g->synthetic = *p->domains != 0;
 	g->ndomains = g->synthetic ? pspawn_domains_from_table(p->domains, g->domains, g->masks, MAX_DOMAINS)
 				   : pspawn_domains_from_sysfs("/sys", g->domains, g->masks, MAX_DOMAINS);
+	read_allowed(g);
 }
 
 /* ---- contexts ---- */
@@ -425,6 +445,15 @@ static void intersect(const uint8_t *a, const uint8_t *b, uint8_t *out)
 		out[i] = a[i] & b[i];
 }
 
+/* The node that a proxy's memory is to be bound to, or -1: there is but one, or it has no memory that we may use. The
+ * kernel then takes the nearest that has. */
+static int memory_of(const struct gatherer *g, int domain)
+{
+	int node = g->domains[domain].numa_node;
+
+	return !g->synthetic && g->ndomains > 1 && g->memory[node / 8] >> node % 8 & 1 ? node : -1;
+}
+
 static int new_context(struct gatherer *g, int pair, int domain)
 {
 	struct pair *p = g->pairs[pair];
@@ -453,7 +482,7 @@ static int new_context(struct gatherer *g, int pair, int domain)
 				       .envp = env,
 				       .settings = &p->a.settings,
 				       .cpus = cpus,
-				       .numa_node = g->synthetic || g->ndomains < 2 ? -1 : g->domains[domain].numa_node,
+				       .numa_node = memory_of(g, domain),
 				       .proxy_object = g->proxy_object};
 
 	c->model = pair;
@@ -633,8 +662,8 @@ static void complete_arrival(struct gatherer *g, int index)
 		g->zero_us = p->a.start_us;
 		g->local_size = p->a.local_size;
 		g->timeout_ms = p->a.timeout_ms;
+		mover_settle(g, p); /* first: the domains are cut to our cpuset */
 		read_domains(g, p);
-		mover_settle(g, p);
 	}
 	g->last_arrival_us = now_us();
 	if (!meets_expectation(g, index))
@@ -711,73 +740,46 @@ static bool take_arrival(struct gatherer *g, int index)
 
 /* ---- placement and the vector call ---- */
 
-/* Takes the core of the lowest CPU out of `left`, with its hardware threads; false if there is none. sysfs, see the
- * kernel's Documentation/admin-guide/cputopology.rst. */
-static bool take_core(uint8_t *left, uint8_t *core)
+/* --pspawn-bind-to HOW, for the ranks that asked for that. */
+static int bind_ranks(struct gatherer *g, const int *candidates, int n, uint32_t how)
 {
-	char path[128], text[1024];
-	int cpu = 0;
+	uint8_t **masks = calloc((size_t)n, sizeof *masks);
+	int *domain_of = calloc((size_t)n, sizeof *domain_of), m = 0, rv = -ENOMEM;
+	uint16_t *core_of = how == PSPAWN_BIND_CORE ? calloc(PSPAWN_CPU_BYTES * 8, sizeof *core_of) : NULL;
 
-	while (cpu < PSPAWN_CPU_BYTES * 8 && !(left[cpu / 8] >> cpu % 8 & 1))
-		cpu++;
-	if (cpu == PSPAWN_CPU_BYTES * 8)
-		return false;
-	snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/topology/thread_siblings_list", cpu);
-	if (raw_read_file(path, text, sizeof text) <= 0 ||
-	    pspawn_parse_cpu_list(text, core, PSPAWN_CPU_BYTES, NULL) < 0)
-		memset(core, 0, PSPAWN_CPU_BYTES);
-	core[cpu / 8] |= (uint8_t)(1 << cpu % 8);
-	intersect(core, left, core);
-	for (size_t i = 0; i < PSPAWN_CPU_BYTES; i++)
-		left[i] &= (uint8_t)~core[i];
-	return true;
+	for (int i = 0; masks && domain_of && i < n; i++)
+		if (g->pairs[candidates[i]]->a.bind_to == how) {
+			domain_of[m] = g->pairs[candidates[i]]->domain;
+			masks[m++] = g->pairs[candidates[i]]->a.settings.cpus;
+		}
+	if (core_of && m)
+		pspawn_cores_from_sysfs("/sys", g->allowed, core_of);
+	if (masks && domain_of && (core_of || how != PSPAWN_BIND_CORE))
+		rv = pspawn_bind(g->domains, (size_t)g->ndomains, g->allowed, core_of, (int)how, masks,
+				 PSPAWN_CPU_BYTES, (size_t)m, domain_of);
+	free(masks);
+	free(domain_of);
+	free(core_of);
+	return rv;
 }
 
-/* The k-th core of those CPUs, counted around. */
-static void narrow_to_core(uint8_t *cpus, int k)
-{
-	uint8_t left[PSPAWN_CPU_BYTES], core[PSPAWN_CPU_BYTES];
-	int ncores = 0;
-
-	memcpy(left, cpus, sizeof left);
-	while (take_core(left, core))
-		ncores++;
-	memcpy(left, cpus, sizeof left);
-	for (int i = 0; ncores && i <= k % ncores; i++)
-		take_core(left, core);
-	if (ncores)
-		memcpy(cpus, core, sizeof core);
-}
-
-/* --pspawn-bind-to, for ranks that the engine left unbound: whose mask is more than a part of one domain. */
-static void bind_rank(struct gatherer *g, struct pair *p, int *next_core)
-{
-	uint8_t inside[PSPAWN_CPU_BYTES];
-	const uint8_t *domain = g->domains[p->domain].cpus;
-
-	intersect(p->a.settings.cpus, domain, inside);
-	if (p->a.bind_to == PSPAWN_BIND_NONE ||
-	    (memcmp(inside, p->a.settings.cpus, sizeof inside) == 0 && memcmp(inside, domain, sizeof inside) != 0))
-		return;
-	if (p->a.bind_to == PSPAWN_BIND_CORE)
-		narrow_to_core(inside, next_core[p->domain]++);
-	memcpy(p->a.settings.cpus, inside, sizeof inside);
-}
-
+/* Each candidate's domain, -1 for one whose CPUs are in none; and its CPUs. */
 static int place(struct gatherer *g, const int *candidates, int n)
 {
 	const uint8_t **masks = calloc((size_t)n, sizeof *masks);
-	int *domain_of = calloc((size_t)n, sizeof *domain_of), next_core[MAX_DOMAINS] = {0}, rv = -ENOMEM;
+	int *domain_of = calloc((size_t)n, sizeof *domain_of), rv = -ENOMEM;
 
 	if (masks && domain_of) {
 		for (int i = 0; i < n; i++)
 			masks[i] = g->pairs[candidates[i]]->a.settings.cpus;
 		rv = pspawn_place(g->domains, (size_t)g->ndomains, masks, PSPAWN_CPU_BYTES, (size_t)n, domain_of);
-		for (int i = 0; rv == 0 && i < n; i++) {
+		if (rv == -ENODEV)
+			rv = 0; /* not a reason to leave out the others */
+		for (int i = 0; rv == 0 && i < n; i++)
 			g->pairs[candidates[i]]->domain = domain_of[i];
-			bind_rank(g, g->pairs[candidates[i]], next_core);
-		}
 	}
+	for (uint32_t how = PSPAWN_BIND_NUMA; rv == 0 && how <= PSPAWN_BIND_CORE; how++)
+		rv = bind_ranks(g, candidates, n, how);
 	free(masks);
 	free(domain_of);
 	return rv;
@@ -818,9 +820,12 @@ static void close_collection(struct gatherer *g)
 		struct pair *p = g->pairs[candidates[i]];
 		struct context *c;
 
-		p->context = rv < 0 ? -1 : context_for(g, candidates[i], p->domain);
+		p->context = rv < 0 || p->domain < 0 ? -1 : context_for(g, candidates[i], p->domain);
 		if (p->context < 0) {
-			dismiss(g, p, rv < 0 ? "its CPUs belong to no NUMA domain" : "too many different contexts");
+			dismiss(g, p,
+				rv < 0		? "its NUMA domain cannot be told"
+				: p->domain < 0 ? "its CPUs belong to no NUMA domain"
+						: "too many different contexts");
 			continue;
 		}
 		c = g->contexts[p->context];

@@ -114,7 +114,8 @@ struct gatherer {
 	uint8_t (*masks)[PSPAWN_CPU_BYTES];
 	int ndomains; /* 0: not read yet; < 0: unusable */
 	bool synthetic;
-	struct pspawn_inherited own; /* what the proxies will inherit */
+	uint8_t allowed[PSPAWN_CPU_BYTES], memory[PSPAWN_NODE_BYTES]; /* CPUs and nodes of the cpuset */
+	struct pspawn_inherited own;				      /* what the proxies will inherit */
 	char own_cgroup[8192], own_label[1024];
 	struct pspawn_settings own_settings; /* the common ones, as inherited */
 	char proxy_object[4096];

@@ -17,7 +17,6 @@
 #define PSPAWN_LISTENER_FD 3 /* where pspawn-gather finds the listening socket */
 
 enum pspawn_engine { PSPAWN_NO_ENGINE, PSPAWN_OPENMPI, PSPAWN_PRRTE, PSPAWN_HYDRA, PSPAWN_SLURM };
-enum pspawn_bind { PSPAWN_BIND_NONE, PSPAWN_BIND_NUMA, PSPAWN_BIND_CORE };
 
 /* BY_ENGINE: the engine's daemon itself exec'd this stub, as pspawn-mpirun told it to, and so all the node's. What such
  * siblings inherit alike (struct pspawn_inherited, cgroup, label, pspawn_take_common_settings()) is left out: the gatherer,

@@ -370,7 +370,7 @@ def _node_lines(node: Node) -> list[str]:
     head = f"{node.host}: {_count(len(node.ranks), 'rank')}, {_count(node.vector_calls, 'vector call')}"
     lines = [head + (f", CPUs {domains}" if domains else "")]
     if node.mover:
-        why = f" ({_printable(node.mover.reason)})" if node.mover.reason else ""
+        why = f" ({printable(node.mover.reason)})" if node.mover.reason else ""
         lines.append(f"  {_count(node.mover.moved, 'rank')} moved into their cgroups{why}")
     if node.contexts:
         rows = [["context", "numa", "fork point", "requests", "ranks", "pid", "ready", "executable"]]
@@ -437,7 +437,7 @@ def _milliseconds(times_us: Iterable[int | None]) -> str:
     return f"{low} ms" if low == high else f"{low}-{high} ms"
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
@@ -452,7 +452,7 @@ def _count(number: int, one: str, many: str = "") -> str:
 def _aligned(rows: list[list[str]]) -> list[str]:
     """Columns as wide as their widest cell; the last one is free, and left out if empty."""
     # What a foreign program's path or a reason contains must not break the table.
-    rows = [[_printable(cell) for cell in row] for row in rows]
+    rows = [[printable(cell) for cell in row] for row in rows]
     if not any(row[-1] for row in rows[1:]):
         rows = [row[:-1] for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)] + [0]

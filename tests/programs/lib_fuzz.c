@@ -1,4 +1,5 @@
 /* lib_fuzz ROUNDS: random text as CPU lists and tables, and random masks, for the sanitizers to look at. */
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -42,6 +43,36 @@ static void list_round_trip(const char *text)
 	free(whole);
 }
 
+static void bind_some(const struct pspawn_domain *domains, size_t n, const uint8_t *const *masks, size_t bytes,
+		      size_t nranks, const int *domain_of)
+{
+	uint16_t *core_of = malloc((bytes * 8 + 1) * sizeof *core_of);
+	uint8_t *allowed = malloc(bytes + 1), *before[8] = {0};
+
+	for (size_t cpu = 0; cpu < bytes * 8; cpu++)
+		core_of[cpu] = (uint16_t)(rand() % (int)(bytes * 8 + (rand() % 64 == 0)));
+	for (size_t i = 0; i < bytes; i++)
+		allowed[i] = (uint8_t)rand();
+	for (size_t r = 0; r < nranks; r++)
+		before[r] = memcpy(malloc(bytes + 1), masks[r], bytes);
+	pspawn_bind(domains, n, rand() % 2 ? allowed : NULL, rand() % 2 ? core_of : NULL, rand() % 4,
+		    (uint8_t *const *)masks, bytes, nranks, domain_of);
+	for (size_t r = 0; r < nranks; r++) {
+		bool any = false;
+
+		for (size_t i = 0; i < bytes; i++) {
+			if (masks[r][i] & ~before[r][i])
+				abort();
+			any |= masks[r][i];
+		}
+		if (domain_of[r] >= 0 && !any)
+			abort();
+		free(before[r]);
+	}
+	free(core_of);
+	free(allowed);
+}
+
 static void place_some(const char *text)
 {
 	static uint8_t cpus[4][PSPAWN_CPU_BYTES];
@@ -61,10 +92,13 @@ static void place_some(const char *text)
 			mask[i] = (uint8_t)rand();
 		masks[r] = mask;
 	}
-	if (n > 0 && pspawn_place(domains, (size_t)n, masks, bytes, nranks, domain_of) == 0)
-		for (size_t r = 0; r < nranks; r++)
-			if (domain_of[r] < 0 || domain_of[r] >= n)
-				abort();
+	int rv = n > 0 ? pspawn_place(domains, (size_t)n, masks, bytes, nranks, domain_of) : -EINVAL;
+
+	for (size_t r = 0; rv != -EINVAL && r < nranks; r++)
+		if (domain_of[r] < (rv < 0 ? -1 : 0) || domain_of[r] >= n)
+			abort();
+	if (rv != -EINVAL)
+		bind_some(domains, (size_t)n, masks, bytes, nranks, domain_of);
 	for (size_t r = 0; r < nranks; r++)
 		free((void *)masks[r]);
 }

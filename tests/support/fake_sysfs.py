@@ -11,7 +11,7 @@ hwloc reads the tree too, given HWLOC_FSROOT=<the directory that holds sys>.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from pspawn.hwloc import Bitmap, Domain, Topology
@@ -32,32 +32,45 @@ def render_domains(
     *,
     memory: Mapping[int, int] | None = None,
     numa: bool = True,
+    cores: Iterable[Collection[int]] = (),
+    packages: Iterable[Collection[int]] = (),
+    offline: Collection[int] = (),
 ) -> Path:
     """Write the tree of a table of domains below ``root``, which stands for /sys; returns ``root``.
 
     ``memory`` are bytes by OS index of the node (1 GiB where it says nothing). Without ``numa`` it is
-    the tree of a kernel built without CONFIG_NUMA: CPUs, but no node directory.
+    the tree of a kernel built without CONFIG_NUMA: CPUs, but no node directory. A CPU that is in none of
+    ``cores`` is a core, and a domain that meets none of ``packages`` a package. ``offline`` are CPUs beside
+    those of the domains: present, and in no node's list.
     """
     table = sorted(domains, key=lambda domain: domain.numa_node)
-    cpus = [cpu for domain in table for cpu in domain.cpus]
-    _write_cpus(cpus, table, root / "devices/system/cpu")
+    homes = [frozenset(package) for package in packages]
+    homes += [frozenset(d.cpus) for d in table if d.cpus and not any(home & d.cpus for home in homes)]
+    _write_cpus(homes, [frozenset(core) for core in cores], frozenset(offline), root / "devices/system/cpu")
     if numa:
         _write_nodes(table, memory or {}, root / "devices/system/node")
     return root
 
 
-def _write_cpus(cpus: Iterable[int], table: list[Domain], directory: Path) -> None:
-    for name in ("online", "possible", "present"):
+def _write_cpus(
+    packages: list[frozenset[int]], cores: list[frozenset[int]], offline: frozenset[int], directory: Path
+) -> None:
+    online = frozenset[int]().union(*packages) - offline
+    for name, cpus in (("online", online), ("possible", online | offline), ("present", online | offline)):
         _write(directory / name, str(Bitmap(cpus)))
-    for package, domain in enumerate(table):
-        for cpu in domain.cpus:
+    for cpu in offline:
+        (directory / f"cpu{cpu}").mkdir(parents=True, exist_ok=True)
+    for number, package in enumerate(packages):
+        for cpu in package - offline:
+            core = next((core for core in cores if cpu in core), frozenset({cpu})) - offline
             topology = directory / f"cpu{cpu}" / "topology"
-            _write(topology / "physical_package_id", str(package))
-            _write(topology / "core_id", str(cpu))
+            _write(topology / "physical_package_id", str(number))
+            _write(topology / "core_id", str(min(core)))
             for name in ("core_cpus", "thread_siblings"):
-                _write(topology / name, _mask({cpu}))
+                _write(topology / name, _mask(core))
+                _write(topology / f"{name}_list", str(Bitmap(core)))
             for name in ("package_cpus", "core_siblings"):
-                _write(topology / name, _mask(domain.cpus))
+                _write(topology / name, _mask(package - offline))
 
 
 def _write_nodes(table: list[Domain], memory: Mapping[int, int], directory: Path) -> None:

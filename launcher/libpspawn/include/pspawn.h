@@ -190,10 +190,32 @@ struct pspawn_domain {
  * Gives every rank its domain: domain_of[rank] is an index into `domains`. A rank whose mask lies within one
  * domain belongs there; the ranks whose masks span several go in equal blocks, in rank order, over the domains that
  * their masks touch. masks[rank] points to mask_bytes bytes (bit n is CPU n). A pure function: no system call.
- * Returns 0; -EINVAL for an empty table or one without CPUs, -ENODEV for a rank whose mask meets no domain.
+ * Returns 0; -EINVAL for an empty table, one without CPUs or with a CPU in two domains; -ENODEV if ranks' masks meet no
+ * domain: the domain_of of these is -1, and the others are placed.
  */
 PSPAWN_API int pspawn_place(const struct pspawn_domain *domains, size_t ndomains, const uint8_t *const *masks,
 			    size_t mask_bytes, size_t nranks, int *domain_of);
+
+enum pspawn_bind_to { PSPAWN_BIND_NONE, PSPAWN_BIND_NUMA, PSPAWN_BIND_CORE };
+
+/*
+ * Binds placed ranks that nobody has bound: masks[rank] is cut to the rank's domain (PSPAWN_BIND_NUMA), or to a core of
+ * it (PSPAWN_BIND_CORE: one after the other in rank order, again from the first when there are no more). A rank whose
+ * mask is a part of what may be used of its domain is bound already, and left as it is. `allowed` (mask_bytes): the CPUs
+ * that may be used, or NULL for all. core_of[cpu], for mask_bytes * 8 CPUs: a number that names the CPU's core, that of
+ * one of its CPUs; NULL: each is one. A pure function: no system call. Returns 0, -EINVAL for mask_bytes above 1024 or a
+ * core that is no CPU, -ENOMEM.
+ */
+PSPAWN_API int pspawn_bind(const struct pspawn_domain *domains, size_t ndomains, const uint8_t *allowed,
+			   const uint16_t *core_of, int bind_to, uint8_t *const *masks, size_t mask_bytes,
+			   size_t nranks, const int *domain_of);
+
+/*
+ * The NUMA domains of this node as the kernel has them in /sys; root: NULL, or another place than /sys to read. A CPU
+ * online that no node lists goes to the node nearest to its own, if that can be told. *domains is one piece of memory,
+ * the caller's to free(). Returns their number, or a negative errno: -ENODEV where there is nothing to read.
+ */
+PSPAWN_API int pspawn_read_domains(const char *root, struct pspawn_domain **domains);
 
 #ifdef __cplusplus
 }

@@ -245,6 +245,36 @@ def trampoline(pairs: int, mpiruns: tuple[str, ...], as_json: bool) -> None:
     show(measuring.measure(found, pairs, say=say), as_json, {})
 
 
+@bench.command()
+@click.option(
+    "--repeat", default=15, show_default=True, type=click.IntRange(min=1), help="Runs of each; medians count."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print all figures as JSON.")
+def numa(repeat: int, as_json: bool) -> None:
+    """What placement takes: libpspawn's calls alone, in CPU time, against limits instead of a baseline.
+
+    \b
+    Example:
+      pspawn bench numa
+    """
+    import json
+    from dataclasses import asdict
+
+    from pspawn.bench import _measure
+    from pspawn.bench import numa as measuring
+
+    try:
+        found = measuring.measure(repeat)
+    except _measure.BenchError as error:
+        raise click.ClickException(str(error)) from None
+    if as_json:
+        click.echo(
+            json.dumps({"version": 1, "machine": _measure.machine(), "findings": [asdict(f) for f in found]}, indent=1)
+        )
+    else:
+        click.echo("\n".join(measuring.table(found)))
+
+
 def show(experiments: Iterable[Experiment], as_json: bool, facts: dict[str, Any]) -> None:
     """Run all, print what was found; leave with REFUSED if noise hid something."""
     import json

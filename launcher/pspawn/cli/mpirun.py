@@ -382,8 +382,14 @@ def _click_reads(words: list[str]) -> dict[str, Any]:
 
 
 def is_table(text: str) -> bool:
-    """Whether this may be a table of domains: lists of CPUs, separated by semicolons."""
-    return any(digit in text for digit in "0123456789") and not set(text) - set("0123456789,-;")
+    """Whether this is a table of domains: lists of CPUs, separated by semicolons."""
+    from pspawn.engine import tables
+
+    try:
+        tables.parse(text)
+    except ValueError:
+        return False
+    return True
 
 
 def command() -> click.Command:
@@ -391,8 +397,13 @@ def command() -> click.Command:
     import click
 
     def check_table(_context: click.Context, _option: click.Parameter, value: str | None) -> str | None:
-        if value is not None and not is_table(value):
-            raise click.BadParameter(f"{value!r} is no list of CPU sets like 0-3;4-7.")
+        from pspawn.engine import tables
+
+        try:
+            if value is not None:
+                tables.parse(value)
+        except ValueError as error:
+            raise click.BadParameter(f"{value!r} is no table of domains like '0-3;4-7': {error}.") from None
         return value
 
     def parameter(option: OwnOption) -> click.Option:

@@ -9,6 +9,6 @@ from __future__ import annotations
 
 from .bitmap import Bitmap
 from .lowlevel import HwlocError
-from .topology import PU, Core, Distances, Domain, NumaNode, Topology
+from .topology import PU, Core, Distances, Domain, NumaNode, Package, Topology
 
-__all__ = ["PU", "Bitmap", "Core", "Distances", "Domain", "HwlocError", "NumaNode", "Topology"]
+__all__ = ["PU", "Bitmap", "Core", "Distances", "Domain", "HwlocError", "NumaNode", "Package", "Topology"]

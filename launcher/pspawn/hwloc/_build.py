@@ -23,7 +23,7 @@ CDEF = """
 typedef struct hwloc_topology *hwloc_topology_t;
 typedef struct hwloc_bitmap_s *hwloc_bitmap_t;
 typedef const struct hwloc_bitmap_s *hwloc_const_bitmap_t;
-typedef enum { HWLOC_OBJ_CORE, HWLOC_OBJ_PU, HWLOC_OBJ_NUMANODE, ... } hwloc_obj_type_t;
+typedef enum { HWLOC_OBJ_PACKAGE, HWLOC_OBJ_CORE, HWLOC_OBJ_PU, HWLOC_OBJ_NUMANODE, ... } hwloc_obj_type_t;
 enum hwloc_type_filter_e { HWLOC_TYPE_FILTER_KEEP_NONE, ... };
 
 #define HWLOC_API_VERSION ...

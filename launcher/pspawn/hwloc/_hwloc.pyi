@@ -16,6 +16,7 @@ class _FFI:
 class _Lib:
     HWLOC_API_VERSION: int
     HWLOC_UNKNOWN_INDEX: int
+    HWLOC_OBJ_PACKAGE: int
     HWLOC_OBJ_CORE: int
     HWLOC_OBJ_PU: int
     HWLOC_OBJ_NUMANODE: int

@@ -16,7 +16,7 @@ from . import lowlevel
 from .bitmap import Bitmap
 from .lowlevel import HwlocError, ffi, lib
 
-__all__ = ["PU", "Core", "Distances", "Domain", "NumaNode", "Topology"]
+__all__ = ["PU", "Core", "Distances", "Domain", "NumaNode", "Package", "Topology"]
 
 PU_LIMIT = 8192
 """A synthetic machine has at most this many PUs: Linux's NR_CPUS on x86-64, and hwloc's time grows with the square."""
@@ -58,6 +58,17 @@ class Core:
 
     os_index: int | None
     """The kernel's number: not unique in a machine of several packages; None if unknown."""
+    logical_index: int
+    cpuset: Bitmap
+    nodeset: Bitmap
+
+
+@dataclass(frozen=True)
+class Package:
+    """What sits in one socket, with the PUs that may be used."""
+
+    os_index: int | None
+    """The kernel's number; None if unknown."""
     logical_index: int
     cpuset: Bitmap
     nodeset: Bitmap
@@ -252,6 +263,16 @@ class Topology:
                 known = obj.os_index != lib.HWLOC_UNKNOWN_INDEX
                 os_index = obj.os_index if known else None
                 found.append(Core(os_index, obj.logical_index, cpuset, _nodeset(obj)))
+            return tuple(found)
+
+    @property
+    def packages(self) -> tuple[Package, ...]:
+        """The packages of which the process may use a PU, in logical order; none where hwloc knows none."""
+        with self._open() as handle:
+            found = []
+            for obj, cpuset in _usable(handle, lib.HWLOC_OBJ_PACKAGE):
+                os_index = obj.os_index if obj.os_index != lib.HWLOC_UNKNOWN_INDEX else None
+                found.append(Package(os_index, obj.logical_index, cpuset, _nodeset(obj)))
             return tuple(found)
 
     @property

@@ -28,6 +28,9 @@ CDEF = """
 #define PSPAWN_STEP_CONTEXT ...
 #define PSPAWN_STEP_FDS ...
 #define PSPAWN_GATED ...
+#define PSPAWN_BIND_NONE ...
+#define PSPAWN_BIND_NUMA ...
+#define PSPAWN_BIND_CORE ...
 
 typedef int... pid_t;
 typedef struct pspawn_context *pspawn_context_t;
@@ -96,6 +99,10 @@ const char *pspawn_fork_point_name(int fork_point);
 const char *pspawn_step_name(int step);
 int pspawn_place(const struct pspawn_domain *domains, size_t ndomains, const uint8_t *const *masks,
                  size_t mask_bytes, size_t nranks, int *domain_of);
+int pspawn_bind(const struct pspawn_domain *domains, size_t ndomains, const uint8_t *allowed, const uint16_t *core_of,
+                int bind_to, uint8_t *const *masks, size_t mask_bytes, size_t nranks, const int *domain_of);
+int pspawn_read_domains(const char *root, struct pspawn_domain **domains);
+void free(void *memory);
 """
 
 
@@ -106,7 +113,7 @@ def ffibuilder() -> FFI:
     builder.cdef(CDEF)
     builder.set_source(
         "pspawn.lib._pspawn",
-        "#include <pspawn.h>\n",
+        "#include <stdlib.h>\n#include <pspawn.h>\n",
         include_dirs=[str(INCLUDE)],
         library_dirs=[str(LIBRARY)],
         libraries=["pspawn"],

@@ -8,6 +8,7 @@ class _FFI:
     def new(self, cdecl: str, init: Any = ...) -> Any: ...
     def string(self, cdata: _Pointer, maxlen: int = ...) -> bytes: ...
     def unpack(self, cdata: _Pointer, length: int) -> Any: ...
+    def buffer(self, cdata: _Pointer, size: int = ...) -> Any: ...
 
 class _Lib:
     PSPAWN_AUTO: int
@@ -20,6 +21,9 @@ class _Lib:
     PSPAWN_STEP_CONTEXT: int
     PSPAWN_STEP_FDS: int
     PSPAWN_GATED: int
+    PSPAWN_BIND_NONE: int
+    PSPAWN_BIND_NUMA: int
+    PSPAWN_BIND_CORE: int
     def pspawn_context_open(self, ctx: _Pointer, attr: _Pointer, reason: _Pointer, reason_size: int) -> int: ...
     def pspawn_context_info(self, ctx: _Pointer, info: _Pointer) -> int: ...
     def pspawn_context_destroy(self, ctx: _Pointer) -> None: ...
@@ -29,6 +33,20 @@ class _Lib:
     def pspawn_place(
         self, domains: _Pointer, ndomains: int, masks: _Pointer, mask_bytes: int, nranks: int, domain_of: _Pointer
     ) -> int: ...
+    def pspawn_bind(
+        self,
+        domains: _Pointer,
+        ndomains: int,
+        allowed: _Pointer,
+        core_of: _Pointer,
+        bind_to: int,
+        masks: _Pointer,
+        mask_bytes: int,
+        nranks: int,
+        domain_of: _Pointer,
+    ) -> int: ...
+    def pspawn_read_domains(self, root: _Pointer, domains: _Pointer) -> int: ...
+    def free(self, memory: _Pointer) -> None: ...
 
 ffi: _FFI
 lib: _Lib
