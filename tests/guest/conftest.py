@@ -1,9 +1,9 @@
 """Tests that run in a QEMU guest with several NUMA nodes.
 
-A test marked `guest(NAME…)` runs once in each of these machines (support/guest.py). It is written like any other, and takes
-`machine` to know where it is. Outside, the first of a machine's tests boots it and a pytest in it runs them all; each
-outer test then shows the inner one's reports (as pytest-xdist does with those of its workers), so an inner failure fails
-here with its own text.
+A test marked `guest(NAME…)` runs once in each of these machines (support/guest.py). It is written like any other, and
+takes `machine` to know where it is. Outside, the first of a machine's tests boots it and a pytest in it runs them all;
+each outer test then shows the inner one's reports (as pytest-xdist does with those of its workers), so an inner failure
+fails here with its own text.
 """
 
 from __future__ import annotations
