@@ -24,8 +24,7 @@ PAGES = MEGABYTES << 8
 
 
 def private_pages(maps: Path) -> Counter[int]:
-    """The number of private, written pages on each node. A mapping of a file also counts its page cache, and is left out
-    unless all its pages are private."""
+    """The number of private, written pages on each node, without mappings that show pages of a file's cache too."""
     found: Counter[int] = Counter()
     for line in maps.read_text().splitlines():
         anonymous = re.search(r" anon=(\d+)", line)

@@ -14,7 +14,7 @@ import pytest
 from support import guest, processes
 from support.build import TESTS
 
-# Not the guest's tests themselves, but a folder of a few, with the same conftest.
+# Not the guest's tests themselves, but a folder of a few, with the same plugin.
 INNER = """
 import os, time
 import pytest
@@ -53,7 +53,6 @@ def folder(tmp_path: Path) -> Path:
     why = guest.missing()
     if why:
         pytest.skip(why)
-    (tmp_path / "conftest.py").symlink_to(TESTS / "guest/conftest.py")
     (tmp_path / "test_inner.py").write_text(INNER)
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n    guest\n    long\n")
     return tmp_path
@@ -61,7 +60,7 @@ def folder(tmp_path: Path) -> Path:
 
 def start(folder: Path, mark: str, *options: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "pytest", "-rs", "-p", "no:cacheprovider", *options],
+        [sys.executable, "-m", "pytest", "-rs", "-p", "no:cacheprovider", "-p", "support.guest_plugin", *options],
         env={**os.environ, "PYTHONPATH": str(TESTS), processes.MARK: mark},
         cwd=folder,
         stdout=subprocess.PIPE,

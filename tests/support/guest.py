@@ -14,6 +14,7 @@ import os
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import tempfile
 import time
@@ -32,7 +33,8 @@ BOOT_SECONDS = 180
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 # What the initramfs (tests/setup/guest-init) goes on with, in the guest's root. A guest whose command has ended powers
-# itself off, which ends QEMU.
+# itself off, which ends QEMU. An address that is no loopback address: without one AI_ADDRCONFIG lets Slurm's getaddrinfo
+# find nothing.
 RUN = """\
 export PATH={path}
 mkdir -p /dev/pts /dev/shm /run/lock /run/user
@@ -40,8 +42,13 @@ mount -t devpts devpts /dev/pts
 mount -t tmpfs -o mode=1777 shm /dev/shm
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 ln -sfn /proc/self/fd /dev/fd
-hostname guest
-ip link set lo up
+hostname {host}
+for group in . system.slice; do # as systemd would leave it
+    mkdir -p /sys/fs/cgroup/$group
+    echo +cpuset +cpu +io +memory +pids >/sys/fs/cgroup/$group/cgroup.subtree_control
+done
+{own_tmp}ip link set lo up
+ip address add 192.0.2.1/32 dev lo
 touch {shared}/booted
 env -i sh {shared}/command </dev/null >{shared}/out 2>&1
 echo $? >{shared}/status
@@ -125,7 +132,10 @@ class Guest:
         named = {name: value for name, value in (env or {}).items() if re.fullmatch(r"[A-Za-z_]\w*", name)}
         exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in {"PATH": PATH, **named}.items())
         (self.shared / "command").write_text(f"{exports}cd {shlex.quote(str(cwd))}\nexec {shlex.join(command)}\n")
-        (self.shared / "run").write_text(RUN.format(path=PATH, shared=SHARED))
+        # what comes and goes in the host's /tmp is none of the tests' business, unless they are there
+        own_tmp = "" if Path("/tmp") in cwd.parents else "mount -t tmpfs -o mode=1777 tmp /tmp\n"
+        host = shlex.quote(socket.gethostname())
+        (self.shared / "run").write_text(RUN.format(path=PATH, shared=SHARED, host=host, own_tmp=own_tmp))
 
     def __enter__(self) -> Guest:
         # setpriv: QEMU ends with the thread that started it, however that ends.

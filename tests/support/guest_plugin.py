@@ -1,4 +1,4 @@
-"""Tests that run in a QEMU guest with several NUMA nodes.
+"""The pytest plugin for tests that run in a QEMU guest with several NUMA nodes.
 
 A test marked `guest(NAME…)` runs once in each of these machines (support/guest.py). It is written like any other, and
 takes `machine` to know where it is. Outside, the first of a machine's tests boots it and a pytest in it runs them all;
@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from support.build import TESTS
 from support.guest import BOOT_SECONDS, MACHINES, SHARED, Guest, Machine, missing
 
 INSIDE = "PSPAWN_TEST_GUEST"
@@ -108,18 +109,21 @@ class Run:
     def __init__(self, name: str, items: list[pytest.Item]) -> None:
         self.waiting = {item.nodeid for item in items}
         config = items[0].config
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--rootdir={config.rootpath}"]
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", __name__]
+        command += [f"--rootdir={config.rootpath}"]
         command += [f"--reruns={config.option.reruns or 0}", *(item.nodeid for item in items)]
         dropped = ("PYTEST_CURRENT_TEST", "PATH", "PWD", "OLDPWD", "TMPDIR")
         env = {name: value for name, value in os.environ.items() if name not in dropped}
-        self.guest = Guest(MACHINES[name], command, env={**env, INSIDE: name}, cwd=config.rootpath)
+        self.guest = Guest(
+            MACHINES[name], command, env={**env, "PYTHONPATH": str(TESTS), INSIDE: name}, cwd=config.rootpath
+        )
         self.guest.__enter__()
         self.read = 0
 
     def lines(self) -> Iterator[dict[str, Any]]:
         """What the inner pytest reports, from where the last caller stopped, until it has been silent for too long."""
         file = self.guest.shared / RESULTS
-        heard = self.guest.began
+        heard = time.monotonic()
         while True:
             running = self.guest.running
             text = file.read_bytes()[self.read :] if file.exists() else b""
