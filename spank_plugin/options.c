@@ -18,9 +18,10 @@ static const struct {
 	enum choice choice;
 } choices[] = {
 	/* the names of --pspawn; what a person may also write in PSPAWN comes after them */
-	{"auto", CHOICE_AUTO},	     {"exec", CHOICE_EXEC}, {"preinit", CHOICE_PREINIT}, {"main", CHOICE_MAIN},
-	{"require", CHOICE_REQUIRE}, {"off", CHOICE_OFF},   {"on", CHOICE_AUTO},	 {"yes", CHOICE_AUTO},
-	{"1", CHOICE_AUTO},	     {"no", CHOICE_OFF},    {"0", CHOICE_OFF},
+	{"auto", CHOICE_AUTO}, {"exec", CHOICE_EXEC}, {"preinit", CHOICE_PREINIT}, {"main", CHOICE_MAIN},
+	{"warm", CHOICE_WARM}, {"app", CHOICE_APP},   {"require", CHOICE_REQUIRE}, {"off", CHOICE_OFF},
+	{"on", CHOICE_AUTO},   {"yes", CHOICE_AUTO},  {"1", CHOICE_AUTO},	   {"no", CHOICE_OFF},
+	{"0", CHOICE_OFF},
 };
 
 static enum choice option; /* what the user gave; CHOICE_NONE: nothing */
@@ -60,7 +61,7 @@ static int take_option(int value, const char *text, int remote)
 	if (text && *text && strcmp(text, "(null)") != 0)
 		choice = pspawn_read_choice(text);
 	if (choice == CHOICE_BAD) {
-		slurm_error("pspawn: --pspawn=%s: say auto, exec, preinit, main, require or off", text);
+		slurm_error("pspawn: --pspawn=%s: say auto, exec, preinit, main, warm, app, require or off", text);
 		return remote ? 0 : -1;
 	}
 	option = choice;
@@ -71,7 +72,7 @@ void pspawn_register_option(spank_t sp)
 {
 	static struct spank_option described = {
 		.name = "pspawn",
-		.arginfo = "[auto|exec|preinit|main|require|off]",
+		.arginfo = "[auto|exec|preinit|main|warm|app|require|off]",
 		.usage = "fork a node's tasks from process proxies, where that can be done as if they had been "
 			 "executed; auto if no value is given",
 		.has_arg = 2, /* optional, as for getopt_long(3) */

@@ -260,7 +260,7 @@ static void make_words(spank_t sp, char words[WORDS_LEN])
 
 	snprintf(words, WORDS_LEN, SPANK_OPTION "=%u%s%s\n", step.local_tasks, has_own_cgroup(getpid()) ? "," : "",
 		 has_own_cgroup(getpid()) ? step.mover : "");
-	if (step.choice >= CHOICE_EXEC && step.choice <= CHOICE_MAIN)
+	if (step.choice >= CHOICE_EXEC && step.choice <= CHOICE_APP)
 		put_word(words, "--pspawn-fork-point=%s\n", pspawn_choice_name(step.choice));
 	if (step.choice == CHOICE_REQUIRE)
 		put_word(words, "%s\n", "--pspawn-require");

@@ -96,7 +96,7 @@ def ear(tmp_path: Path) -> Iterator[Ear]:
     found.file.close()
 
 
-@pytest.fixture(params=["exec", "preinit", "main"])
+@pytest.fixture(params=["exec", "preinit", "main", "warm"])
 def rung(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -586,7 +586,7 @@ def test_what_cannot_be_an_argument_is_refused(wrong: dict[str, Any], rank: str)
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"fork_point": "warm"}, {"timeout": 0}, {"cpus": set()}, {"argv": "string"}, {"env": {"=": ""}}], ids=str
+    "wrong", [{"fork_point": "hot"}, {"timeout": 0}, {"cpus": set()}, {"argv": "string"}, {"env": {"=": ""}}], ids=str
 )
 def test_no_context_of_wrong_arguments(wrong: dict[str, Any], rank: str) -> None:
     with pytest.raises((ValueError, TypeError)):

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <linux/mempolicy.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -173,13 +174,32 @@ int pspawn_context_stream(struct pspawn_context *ctx, uint32_t kind, uint32_t fi
 	return ret < 0 ? (int)ret : 0;
 }
 
-int pspawn_context_climb(struct pspawn_context *ctx, struct pspawn_arena *arena, int timeout_ms)
+int pspawn_context_climb(struct pspawn_context *ctx, struct pspawn_arena *arena, int fork_point, int timeout_ms)
 {
 	struct pspawn_msg msg = {.kind = PSPAWN_MSG_CLIMB,
 				 .first = (uint32_t)timeout_ms,
-				 .fork_point = PSPAWN_MAIN,
+				 .fork_point = (uint32_t)fork_point,
 				 .size = arena->size};
 	long ret = raw_send(ctx->sock, &msg, sizeof msg, &arena->memfd, 1, 0);
 
 	return ret < 0 ? (int)ret : 0;
+}
+
+size_t pspawn_preload_text(const char *name, size_t len, char *text, size_t size)
+{
+	static const struct {
+		const char *name, *text;
+	} words[] = {{"auto", "a"}, {"recipe", "r"}};
+	const char *kind = "m";
+	int n;
+
+	for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+		if (len == strlen(words[i].name) && memcmp(name, words[i].name, len) == 0) {
+			kind = words[i].text;
+			len = 0;
+		}
+	if (memchr(name, '/', len) || (len > 3 && memmem(name, len, ".so", 3)))
+		kind = "o1 "; /* RTLD_LAZY */
+	n = snprintf(text, size, "%s%.*s", kind, (int)len, name);
+	return n < 0 || (size_t)n >= size ? 0 : (size_t)n + 1;
 }

@@ -394,6 +394,17 @@ static void describe_death(struct pspawn_context *ctx)
 		snprintf(ctx->reason, sizeof ctx->reason, "the program died before a fork point was reached");
 }
 
+/* `text`: the preload's name, a newline, why. */
+static void note_dropped(struct pspawn_context *ctx, const char *text)
+{
+	const char *why = strchr(text, '\n');
+	size_t at = strlen(ctx->dropped);
+
+	if (why && at + strlen(text) + 2 < sizeof ctx->dropped)
+		sprintf(ctx->dropped + at, "%.*s\n%.*s\n", (int)(why - text), text, (int)strcspn(why + 1, "\n"),
+			why + 1);
+}
+
 int pspawn_context_hear(struct pspawn_context *ctx, struct pspawn_msg *msg)
 {
 	long n;
@@ -410,11 +421,14 @@ int pspawn_context_hear(struct pspawn_context *ctx, struct pspawn_msg *msg)
 		return -EPIPE;
 	}
 	msg->reason[sizeof msg->reason - 1] = 0;
+	if (msg->kind == PSPAWN_MSG_DROPPED)
+		note_dropped(ctx, msg->reason);
 	if (msg->kind == PSPAWN_MSG_READY) {
 		ctx->fork_point = (int)msg->fork_point;
 		ctx->serving = msg->pid;
 		ctx->area_bytes = msg->size;
 		ctx->created_us = monotonic_us();
+		ctx->preloaded = msg->first;
 		if (ctx->output >= 0)
 			close(ctx->output);
 		ctx->output = -1;

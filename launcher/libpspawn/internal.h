@@ -28,9 +28,11 @@ struct pspawn_context {
 	uint8_t cpus[PSPAWN_CPU_BYTES]; /* where the proxy runs */
 	int numa_node;			/* memory bound there, or -1 */
 	char comm[16];
+	uint32_t preloaded;
+	char dropped[4096]; /* preloads: lines of name and reason, by turns; cut if there are more */
 	/* library.c owns these */
 	char *path;
-	char **argv, **envp;
+	char **argv, **envp, **preloads;
 	int timeout_ms, asked_to_climb;
 };
 
@@ -90,8 +92,12 @@ int pspawn_context_request(struct pspawn_context *ctx, struct pspawn_arena *aren
 /* For a batch with `streamed`: that slots first.. (CHANNELS) are filled, or that there will be no more (CLOSE). */
 int pspawn_context_stream(struct pspawn_context *ctx, uint32_t kind, uint32_t first, const int *channels, int n,
 			  int flags);
-/* Asks the proxy to climb to main with slot 0's strings and CPUs. */
-int pspawn_context_climb(struct pspawn_context *ctx, struct pspawn_arena *arena, int timeout_ms);
+/* Asks the proxy to climb to a fork point with slot 0's strings and CPUs. */
+int pspawn_context_climb(struct pspawn_context *ctx, struct pspawn_arena *arena, int fork_point, int timeout_ms);
+
+/* A preload as users name it (pspawn.h, attr.preloads) as a proxy is told it (enum pspawn_preload), terminated. The number
+ * of bytes, or 0 if it does not fit. */
+size_t pspawn_preload_text(const char *name, size_t len, char *text, size_t size);
 
 /* Domains of this node from `root`/devices/system/node; at most `room`; the number, or a negative errno. cpus of each
  * domain are written to masks[i] (PSPAWN_CPU_BYTES). A node without the directory is one domain with node 0. */

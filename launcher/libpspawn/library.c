@@ -143,6 +143,8 @@ static int wait_ready(struct pspawn_context *ctx, int timeout_ms)
 		}
 		if (rv > 0 && msg.kind == PSPAWN_MSG_READY)
 			return 0;
+		if (rv > 0)
+			moved = raw_monotonic_us();
 		long now = pspawn_progress(ctx->serving);
 
 		if (now >= 0 && now != progress) {
@@ -226,17 +228,41 @@ static void reap_proxy(struct pspawn_context *ctx)
 	ctx->pid = ctx->serving = 0;
 }
 
+/* The context's preloads as a proxy is told them, into the arena's batch. */
+static void put_preloads(struct pspawn_context *ctx, struct pspawn_arena *arena)
+{
+	char text[PATH_MAX + 8], *all = NULL;
+	size_t bytes = 0, n;
+
+	for (char **s = ctx->preloads; *s; s++) {
+		n = pspawn_preload_text(*s, strlen(*s), text, sizeof text);
+		char *more = n ? realloc(all, bytes + n) : NULL;
+
+		if (!more)
+			continue;
+		all = more;
+		memcpy(all + bytes, text, n);
+		bytes += n;
+	}
+	arena->batch->preloads = pspawn_arena_put(arena, all, bytes);
+	arena->batch->preloads_bytes = arena->batch->preloads ? bytes : 0;
+	free(all);
+}
+
 /* Asks the proxy to climb, if need be before it has said that it is ready: it finds the message then. */
-static int request_climb(struct pspawn_context *ctx)
+static int request_climb(struct pspawn_context *ctx, int fork_point)
 {
 	struct pspawn_arena arena;
-	int rv = pspawn_arena_open(&arena, 1, strings_bytes(ctx->argv) + strings_bytes(ctx->envp));
+	uint64_t preloads = strings_bytes(ctx->preloads) + 8 * count_strings(ctx->preloads);
+	int rv = pspawn_arena_open(&arena, 1, strings_bytes(ctx->argv) + strings_bytes(ctx->envp) + preloads);
 
 	if (rv < 0)
 		return rv;
 	pspawn_slot_settings(&arena, ctx, pspawn_slot(arena.batch, 0), &ctx->base);
 	put_strings(&arena, ctx->argv, ctx->envp, pspawn_slot(arena.batch, 0));
-	rv = pspawn_context_climb(ctx, &arena, ctx->timeout_ms);
+	if (fork_point > PSPAWN_MAIN)
+		put_preloads(ctx, &arena);
+	rv = pspawn_context_climb(ctx, &arena, fork_point, ctx->timeout_ms);
 	pspawn_arena_close(&arena);
 	ctx->asked_to_climb = rv == 0;
 	return rv;
@@ -251,8 +277,6 @@ static int await_climb(struct pspawn_context *ctx)
 		/* the lower rung ends when the higher one serves, and only then is that the caller's child */
 		reap(ctx->pid, ctx->timeout_ms);
 		ctx->pid = ctx->serving;
-		/* constructors saw the CPUs that ranks have unless told otherwise; now back to the proxy's own */
-		sys3(__NR_sched_setaffinity, ctx->serving, sizeof ctx->cpus, ctx->cpus);
 	}
 	return rv;
 }
@@ -295,14 +319,14 @@ static int settle_for_exec(struct pspawn_context *ctx, const struct pspawn_conte
 /* Whether main is wanted whatever becomes of preinit. */
 static int climbs_at_once(const struct pspawn_context_attr *attr)
 {
-	return attr->fork_point == PSPAWN_MAIN || (attr->fork_point == PSPAWN_AUTO && !attr->argv);
+	return attr->fork_point >= PSPAWN_MAIN || (attr->fork_point == PSPAWN_AUTO && !attr->argv);
 }
 
 static int begin_proxy(struct pspawn_context *ctx, const struct pspawn_context_attr *attr, const char *path)
 {
 	char object[PATH_MAX];
 	struct pspawn_settings settings = ctx->base;
-	char **argv = ctx->argv, **envp = ctx->envp;
+	char **argv = ctx->argv, **envp = ctx->envp, **preloads = ctx->preloads;
 	int timeout_ms = ctx->timeout_ms, rv;
 	uint8_t cpus[PSPAWN_CPU_BYTES];
 	struct pspawn_origin origin = {.path = path,
@@ -332,11 +356,12 @@ static int begin_proxy(struct pspawn_context *ctx, const struct pspawn_context_a
 	rv = pspawn_context_begin(ctx, &origin);
 	ctx->argv = argv;
 	ctx->envp = envp;
+	ctx->preloads = preloads;
 	ctx->timeout_ms = timeout_ms;
 	if (rv == -ENOSPC || (rv == -EINVAL && ctx->reason[0] && !ctx->started_us)) /* nothing was tried yet */
 		return settle_for_exec(ctx, attr);
 	if (rv == 0 && climbs_at_once(attr))
-		rv = request_climb(ctx);
+		rv = request_climb(ctx, PSPAWN_MAIN);
 	return rv == -EPIPE ? 0 : rv; /* it has ended already: finish_proxy() hears why */
 }
 
@@ -352,13 +377,18 @@ static int finish_proxy(struct pspawn_context *ctx, const struct pspawn_context_
 		return rv;
 	if (wanted == PSPAWN_AUTO)
 		wanted = attr->argv && ctx->fork_point == PSPAWN_PREINIT ? PSPAWN_PREINIT : PSPAWN_MAIN;
-	if (wanted == PSPAWN_MAIN) {
-		rv = climbs_at_once(attr) ? 0 : request_climb(ctx);
+	if (wanted >= PSPAWN_MAIN) {
+		rv = climbs_at_once(attr) ? 0 : request_climb(ctx, PSPAWN_MAIN);
 		if (rv == 0)
 			rv = await_climb(ctx);
-		if (rv < 0)
-			return rv;
 	}
+	if (rv == 0 && wanted > PSPAWN_MAIN && ctx->fork_point == PSPAWN_MAIN) {
+		rv = request_climb(ctx, wanted);
+		if (rv == 0)
+			rv = await_climb(ctx);
+	}
+	if (rv < 0)
+		return rv;
 	if (ctx->fork_point < PSPAWN_PREINIT)
 		return settle_for_exec(ctx, attr);
 	if (attr->strict && ctx->fork_point < wanted)
@@ -390,11 +420,12 @@ static int begin_context(pspawn_context_t *out, const struct pspawn_context_attr
 			 size_t reason_size)
 {
 	struct pspawn_context *ctx;
+	static char *const default_preloads[] = {"auto", "recipe", NULL};
 	char *path, *default_argv[2] = {(char *)attr->path, NULL};
 	int rv;
 
 	*out = NULL;
-	if (!attr->path || attr->fork_point < PSPAWN_AUTO || attr->fork_point > PSPAWN_MAIN)
+	if (!attr->path || attr->fork_point < PSPAWN_AUTO || attr->fork_point > PSPAWN_APP)
 		return explain(reason, reason_size, "no program, or no such fork point", -EINVAL);
 	path = find_program(attr->path);
 	if (!path) {
@@ -412,8 +443,9 @@ static int begin_context(pspawn_context_t *out, const struct pspawn_context_attr
 	ctx->timeout_ms = attr->timeout_ms > 0 ? attr->timeout_ms : DEFAULT_TIMEOUT_MS;
 	ctx->argv = copy_strings(attr->argv ? attr->argv : default_argv);
 	ctx->envp = copy_strings(attr->envp ? attr->envp : environ);
+	ctx->preloads = copy_strings(attr->preloads ? (char *const *)attr->preloads : default_preloads);
 	ctx->path = path;
-	rv = ctx->argv && ctx->envp ? 0 : -ENOMEM;
+	rv = ctx->argv && ctx->envp && ctx->preloads ? 0 : -ENOMEM;
 	prctl(PR_SET_CHILD_SUBREAPER, 1);
 	if (rv == 0 && attr->fork_point == PSPAWN_EXEC)
 		ctx->fork_point = PSPAWN_EXEC;
@@ -519,6 +551,7 @@ void pspawn_context_destroy(pspawn_context_t *out)
 	reap_proxy(ctx);
 	free(ctx->argv);
 	free(ctx->envp);
+	free(ctx->preloads);
 	free(ctx->path);
 	free(ctx);
 	*out = NULL;
@@ -533,7 +566,9 @@ int pspawn_context_info(pspawn_context_t ctx, struct pspawn_context_info *info)
 					     .refused_point = ctx->refused_point,
 					     .reason = ctx->reason,
 					     .requests = ctx->requests,
-					     .created_us = ctx->created_us};
+					     .created_us = ctx->created_us,
+					     .preloaded = (int)ctx->preloaded,
+					     .dropped = ctx->dropped};
 	return 0;
 }
 

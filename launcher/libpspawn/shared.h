@@ -19,6 +19,7 @@
 #define PSPAWN_CPU_BYTES 1024	 /* CPU masks up to 8192 CPUs, Linux's largest NR_CPUS */
 #define PSPAWN_NODE_BYTES 128	 /* node masks up to 1024 nodes, Linux's largest MAX_NUMNODES */
 #define PSPAWN_REASON_LEN 200	 /* a refusal's reason, terminated */
+#define PSPAWN_PRELOAD_LEN 512	 /* a preload's text, terminated; longer ones are cut */
 #define PSPAWN_RLIMITS 16	 /* RLIM_NLIMITS */
 #define PSPAWN_STRINGS_PAD 8192	 /* a proxy's argument area is larger than twice its first rank's by these bytes */
 #define PSPAWN_STRING_MAX 131072 /* the kernel's bound of one string: MAX_ARG_STRLEN with 4 KiB pages */
@@ -35,6 +36,8 @@ enum pspawn_msg_kind {
 	PSPAWN_MSG_READY,   /* stopped at fork_point; refused_point with `reason` if a climb failed */
 	PSPAWN_MSG_SETTLED, /* every slot of the batch is prepared or has failed */
 	PSPAWN_MSG_ENDED,   /* the batch leader has exited; slots without a pid will never have one */
+	PSPAWN_MSG_CLIMBS,  /* a climb makes progress */
+	PSPAWN_MSG_DROPPED, /* the climb goes on without one of its preloads; reason: its name, a newline, why */
 };
 
 struct pspawn_msg {
@@ -42,7 +45,8 @@ struct pspawn_msg {
 	uint32_t seq;	/* the batch */
 	uint32_t first; /* CHANNELS: slot of the first descriptor; BATCH: number of CHANNELS messages that follow (of a
 			   streamed batch: unknown);
-			   CLIMB: deadline in ms; ENDED: errno if the leader could not be forked */
+			   CLIMB: longest silence in ms; ENDED: errno if the leader could not be forked; READY: how
+			   many preloads were loaded */
 	uint32_t fork_point;
 	uint32_t refused_point;
 	int32_t pid;   /* READY: the proxy at this fork point */
@@ -57,6 +61,17 @@ enum pspawn_slot_state {
 	PSPAWN_SLOT_PREPARED, /* fully set up, at the gate (or already through it where there is none) */
 	PSPAWN_SLOT_FAILED,   /* err and step say why; the process is gone or about to be */
 	PSPAWN_SLOT_RELEASED, /* through the gate */
+};
+
+/* How the CPU masks of a context's ranks differ. */
+enum pspawn_masks { PSPAWN_MASKS_ALIKE, PSPAWN_MASKS_OF_EQUAL_SIZE, PSPAWN_MASKS_DIFFER };
+
+/* First character of a preload: what it is. */
+enum pspawn_preload {
+	PSPAWN_PRELOAD_OBJECT = 'o', /* o<flags> <path>: dlopen(path, flags), flags in decimal */
+	PSPAWN_PRELOAD_MODULE = 'm', /* m<name>: import of a Python module */
+	PSPAWN_PRELOAD_RECIPE = 'r', /* r: what is known of the libraries that the program links */
+	PSPAWN_PRELOAD_AUTO = 'a',   /* a: what the head of the Python script imports */
 };
 
 enum pspawn_gate {
@@ -143,7 +158,12 @@ struct pspawn_batch {
 	/* CLIMB: names, each terminated, of the variables whose values differ between the ranks */
 	uint64_t varying;
 	uint64_t varying_bytes;
-	uint32_t masks_differ; /* CLIMB: the ranks' CPU masks are not all alike */
+	/* CLIMB: what to load on the way, each terminated; see enum pspawn_preload */
+	uint64_t preloads;
+	uint64_t preloads_bytes;
+	uint32_t masks_differ; /* CLIMB: the ranks' CPU masks: enum pspawn_masks */
+	/* CLIMB: the preload at work, as in the list but perhaps cut; empty: none. The climber writes, and may die of it. */
+	char at_work[PSPAWN_PRELOAD_LEN];
 	struct pspawn_result results[];
 };
 

@@ -28,8 +28,9 @@
 /* What an epoll event is about: the kind in the upper half, an index in the lower. */
 enum { ON_LISTENER, ON_SIGNAL, ON_PAIR, ON_CONTEXT, ON_MOVER };
 
-#define PROXY_GRACE_US 2000000	    /* for a proxy to end after its doorbell was closed */
-#define LINGER_US 1000000	    /* without a living pair, while not all of the node's stubs have arrived */
+#define PROXY_GRACE_US 2000000 /* for a proxy to end after its doorbell was closed */
+#define CLIMB_GRACE_US 1000000 /* after the deadline of a climb, which the proxy below has too and more to say of */
+#define LINGER_US 1000000      /* without a living pair, while not all of the node's stubs have arrived */
 #define WRAPPED_PATIENCE_US 1000000 /* for further stubs, where wrappers start them */
 #define RELEASE_GRACE_US 20000	    /* after the last commit, until the ranks have noted their times */
 
@@ -266,15 +267,16 @@ static bool split_blob(struct pair *p)
 	struct {
 		const char **to;
 		uint32_t bytes;
-	} parts[] = {{&p->path, a->path_bytes},	      {&p->cwd, a->cwd_bytes},	     {&p->cgroup, a->cgroup_bytes},
-		     {&p->label, a->label_bytes},     {&p->report, a->report_bytes}, {&p->domains, a->domains_bytes},
-		     {&p->refusal, a->refusal_bytes}, {&p->argv, a->argv_bytes},     {&p->env, a->env_bytes}};
+	} parts[] = {{&p->path, a->path_bytes},	      {&p->cwd, a->cwd_bytes},	       {&p->cgroup, a->cgroup_bytes},
+		     {&p->label, a->label_bytes},     {&p->report, a->report_bytes},   {&p->domains, a->domains_bytes},
+		     {&p->refusal, a->refusal_bytes}, {&p->preload, a->preload_bytes}, {&p->argv, a->argv_bytes},
+		     {&p->env, a->env_bytes}};
 	uint32_t strings = 0;
 
 	for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
 		if (parts[i].bytes > (size_t)(end - s) || (parts[i].bytes && s[parts[i].bytes - 1] != 0))
 			return false;
-		if (!parts[i].bytes && i != 8) /* only the environment may be empty */
+		if (!parts[i].bytes && i != 9) /* only the environment may be empty */
 			return false;
 		*parts[i].to = s;
 		s += parts[i].bytes;
@@ -321,11 +323,31 @@ static const char *take_loader(struct pair *p)
 	return preloads > 1 ? "LD_PRELOAD is in the environment twice" : NULL;
 }
 
+/* An interpreter has no use for the vectors on its initial stack any more: its ranks may have others. */
+static bool stops_at_script(const struct pair *p)
+{
+	return p->python && (p->a.fork_point >= PSPAWN_WARM || p->a.fork_point == PSPAWN_AUTO);
+}
+
+/* Above main the program, or its interpreter, may have read its arguments before it is forked. */
+static bool reads_arguments(const struct pair *p)
+{
+	return p->a.fork_point == PSPAWN_APP || stops_at_script(p);
+}
+
 static bool same_key(const struct pair *a, const struct pair *b)
 {
-	return memcmp(&a->a.key, &b->a.key, sizeof a->a.key) == 0 && a->a.fork_point == b->a.fork_point &&
+	struct pspawn_key one = a->a.key, other = b->a.key;
+
+	if (reads_arguments(a) &&
+	    (a->a.argv_bytes != b->a.argv_bytes || memcmp(a->argv, b->argv, a->a.argv_bytes) != 0))
+		return false;
+	if (stops_at_script(a)) /* if that is refused, slot_refusal() looks at these */
+		one.argc = one.envc = other.argc = other.envc = 0;
+	return memcmp(&one, &other, sizeof one) == 0 && a->a.fork_point == b->a.fork_point &&
 	       strcmp(a->path, b->path) == 0 && strcmp(a->cwd, b->cwd) == 0 && strcmp(a->cgroup, b->cgroup) == 0 &&
-	       strcmp(a->label, b->label) == 0 && strcmp(a->loader, b->loader) == 0;
+	       strcmp(a->label, b->label) == 0 && strcmp(a->loader, b->loader) == 0 &&
+	       strcmp(a->preload, b->preload) == 0;
 }
 
 static void read_domains(struct gatherer *g, const struct pair *p)
@@ -406,7 +428,10 @@ static int new_context(struct gatherer *g, int pair, int domain)
 	struct context *c = calloc(1, sizeof *c);
 	struct context **more = realloc(g->contexts, ((size_t)g->ncontexts + 1) * sizeof *more);
 	uint8_t cpus[PSPAWN_CPU_BYTES];
-	char **argv = make_vector(p->argv, p->a.argv_bytes, p->a.key.argc);
+	/* the kernel itself puts the interpreter of a script in front */
+	bool by_kernel = p->interpreter && p->path != p->interpreter;
+	char **argv = by_kernel ? make_vector(p->stub_argv, p->stub_argv_bytes, p->stub_argc)
+				: make_vector(p->argv, p->a.argv_bytes, p->a.key.argc);
 	char **env = make_vector(p->env, p->a.env_bytes, p->a.key.envc);
 
 	if (more)
@@ -440,6 +465,7 @@ static int new_context(struct gatherer *g, int pair, int domain)
 	} else if (!watch(g, c->c.sock, ON_CONTEXT, (unsigned)g->ncontexts)) {
 		fail_context(c, "no room to watch the proxy");
 	}
+	c->c.argc = (int)p->a.key.argc; /* of a script, what the kernel has made of it */
 	free(argv);
 	free(env);
 	return g->ncontexts++;
@@ -610,6 +636,11 @@ static void complete_arrival(struct gatherer *g, int index)
 	g->last_arrival_us = now_us();
 	if (!meets_expectation(g, index))
 		g->arrived++;
+	p->stub_argv = p->argv;
+	p->stub_argv_bytes = p->a.argv_bytes;
+	p->stub_argc = p->a.key.argc;
+	image_resolve_script(p);
+	p->python = warm_is_python(p->interpreter ? p->interpreter : p->path);
 	why = candidate_refusal(g, p, &inner);
 	if (why) {
 		p->awaits_inner = inner;
@@ -623,7 +654,7 @@ static void complete_arrival(struct gatherer *g, int index)
 
 static bool is_sound(const struct pspawn_arrival *a)
 {
-	return a->magic == PSPAWN_ARRIVAL_MAGIC && a->engine <= PSPAWN_SLURM && a->fork_point <= PSPAWN_MAIN &&
+	return a->magic == PSPAWN_ARRIVAL_MAGIC && a->engine <= PSPAWN_SLURM && a->fork_point <= PSPAWN_APP &&
 	       a->bind_to <= PSPAWN_BIND_CORE && a->local_size > 0 && a->local_size < 1 << 20 && a->local_rank >= 0 &&
 	       a->local_rank < a->local_size && a->rank >= 0 && a->timeout_ms > 0 && a->timeout_ms < 86400000 &&
 	       a->nfds <= 65536;
@@ -646,8 +677,8 @@ static bool take_arrival(struct gatherer *g, int index)
 	if (n == sizeof m.arrival && !p->blob && m.kind == STUB_ARRIVE && nfds == 1 && is_sound(&m.arrival)) {
 		const struct pspawn_arrival *a = &m.arrival;
 		uint64_t total = (uint64_t)a->path_bytes + a->cwd_bytes + a->cgroup_bytes + a->label_bytes +
-				 a->report_bytes + a->domains_bytes + a->refusal_bytes + a->argv_bytes + a->env_bytes +
-				 a->nfds * sizeof(int32_t);
+				 a->report_bytes + a->domains_bytes + a->refusal_bytes + a->preload_bytes +
+				 a->argv_bytes + a->env_bytes + a->nfds * sizeof(int32_t);
 
 		p->a = *a;
 		p->channel = fd;
@@ -823,46 +854,64 @@ static bool is_walked(const char *name)
 	return false;
 }
 
+static bool has_string(const struct pair *p, const char *wanted)
+{
+	for (const char *s = p->env; s < p->env + p->a.env_bytes; s += strlen(s) + 1)
+		if (strcmp(s, wanted) == 0)
+			return true;
+	return false;
+}
+
+static bool holds_name(const char *names, const char *end, const char *name, size_t len)
+{
+	for (; names < end; names += strlen(names) + 1)
+		if (strncmp(names, name, len) == 0 && names[len] == 0)
+			return true;
+	return false;
+}
+
+/* Appends to the text the names of those variables of `a` that `b` has not, or not with this value. Mostly they stand in
+ * one order. */
+static char *put_lacking(char *text, char *at, const struct pair *a, const struct pair *b, const char **walked)
+{
+	const char *t = b->env, *end = b->env + b->a.env_bytes;
+
+	for (const char *s = a->env; s < a->env + a->a.env_bytes; s += strlen(s) + 1) {
+		size_t len = (size_t)(strchrnul(s, '=') - s);
+		bool there = t < end && strcmp(s, t) == 0;
+
+		if (t < end)
+			t += strlen(t) + 1;
+		if (there || has_string(b, s) || holds_name(text, at, s, len))
+			continue;
+		memcpy(at, s, len);
+		if (is_walked(s))
+			*walked = at;
+		at[len] = 0;
+		at += len + 1;
+	}
+	return at;
+}
+
 /*
- * The names of variables that differ between a context's ranks, each terminated, into a malloc'ed text. `*walked`
+ * The names of variables that differ between a context's ranks, or from what its proxy was made with, each terminated, into a malloc'ed text. `*walked`
  * points to one that a constructor may have read without a trace, or is NULL.
  */
 static char *varying_names(struct gatherer *g, struct context *c, size_t *bytes, const char **walked)
 {
-	const struct pair *first = g->pairs[c->members[0]];
+	const struct pair *first = g->pairs[c->model];
 	char *text, *at;
 	size_t room = 1;
-	uint32_t n = first->a.key.envc;
-	const char **cursor = calloc((size_t)c->nmembers, sizeof *cursor);
 
 	*walked = NULL;
 	for (int m = 0; m < c->nmembers; m++)
-		room += g->pairs[c->members[m]]->a.env_bytes;
-	text = at = calloc(1, room);
-	for (int m = 0; cursor && m < c->nmembers; m++)
-		cursor[m] = g->pairs[c->members[m]]->env;
-	for (uint32_t i = 0; text && cursor && i < n; i++) {
-		const char *s = cursor[0];
-		bool differs = false;
-
-		for (int m = 1; m < c->nmembers; m++)
-			differs |= strcmp(cursor[m], s) != 0;
-		/* the same place may hold different names: all of them vary */
-		for (int m = 0; differs && m < c->nmembers; m++) {
-			size_t len = (size_t)(strchrnul(cursor[m], '=') - cursor[m]);
-
-			if (m > 0 && strncmp(cursor[m], s, len + 1) == 0)
-				continue;
-			memcpy(at, cursor[m], len);
-			if (is_walked(cursor[m]))
-				*walked = at;
-			at += len + 1;
-		}
-		for (int m = 0; m < c->nmembers; m++)
-			cursor[m] += strlen(cursor[m]) + 1;
+		room += (size_t)first->a.env_bytes + g->pairs[c->members[m]]->a.env_bytes;
+	text = at = malloc(room);
+	for (int m = 0; text && m < c->nmembers; m++) {
+		at = put_lacking(text, at, first, g->pairs[c->members[m]], walked);
+		at = put_lacking(text, at, g->pairs[c->members[m]], first, walked);
 	}
-	free(cursor);
-	*bytes = (size_t)(at - text);
+	*bytes = text ? (size_t)(at - text) : 0;
 	return text;
 }
 
@@ -892,34 +941,63 @@ static uint64_t slot_bytes(const struct pair *p)
 	return (uint64_t)p->a.argv_bytes + p->a.env_bytes + p->a.nfds * sizeof(int32_t);
 }
 
-static void climb(struct gatherer *g, struct context *c)
+static int count_bits(const uint8_t *mask)
 {
-	struct pair *first = g->pairs[c->members[0]];
+	int n = 0;
+
+	for (size_t i = 0; i < PSPAWN_CPU_BYTES; i++)
+		n += __builtin_popcount(mask[i]);
+	return n;
+}
+
+static enum pspawn_masks compare_masks(const struct gatherer *g, const struct context *c)
+{
+	const uint8_t *first = g->pairs[c->members[0]]->a.settings.cpus;
+	enum pspawn_masks how = PSPAWN_MASKS_ALIKE;
+
+	for (int m = 1; m < c->nmembers; m++) {
+		const uint8_t *mask = g->pairs[c->members[m]]->a.settings.cpus;
+
+		if (memcmp(first, mask, PSPAWN_CPU_BYTES) == 0)
+			continue;
+		if (count_bits(first) != count_bits(mask))
+			return PSPAWN_MASKS_DIFFER;
+		how = PSPAWN_MASKS_OF_EQUAL_SIZE;
+	}
+	return how;
+}
+
+static void climb(struct gatherer *g, struct context *c, int fork_point)
+{
+	/* the strings of the pair that the proxy was made like, whose shape it has; the CPUs of one of its ranks */
+	struct pair first = *g->pairs[c->model];
 	const char *walked;
-	size_t bytes;
+	size_t bytes, preloads_bytes = 0;
 	char *names = varying_names(g, c, &bytes, &walked), reason[PSPAWN_REASON_LEN];
+	char *preloads = fork_point > PSPAWN_MAIN ? warm_preloads(g, &first, &preloads_bytes) : NULL;
 	struct pspawn_arena arena = {.memfd = -1};
 
 	if (walked) {
 		snprintf(reason, sizeof reason, "a variable differs between ranks: %.100s", walked);
-		refuse(c, PSPAWN_MAIN, reason);
-	} else if (!names || pspawn_arena_open(&arena, 1, slot_bytes(first) + bytes) < 0) {
-		refuse(c, PSPAWN_MAIN, "out of memory");
+		refuse(c, fork_point, reason);
+	} else if (!names || pspawn_arena_open(&arena, 1, slot_bytes(&first) + bytes + preloads_bytes) < 0) {
+		refuse(c, fork_point, "out of memory");
 	} else {
-		fill_slot(&arena, c, 0, first);
+		first.a.settings = g->pairs[c->members[0]]->a.settings;
+		fill_slot(&arena, c, 0, &first);
 		arena.batch->varying = pspawn_arena_put(&arena, names, bytes);
 		arena.batch->varying_bytes = bytes;
-		for (int m = 1; m < c->nmembers; m++)
-			arena.batch->masks_differ |=
-				memcmp(first->a.settings.cpus, g->pairs[c->members[m]]->a.settings.cpus,
-				       PSPAWN_CPU_BYTES) != 0;
+		arena.batch->preloads = pspawn_arena_put(&arena, preloads, preloads_bytes);
+		arena.batch->preloads_bytes = preloads_bytes;
+		arena.batch->masks_differ = compare_masks(g, c);
 		c->state = CONTEXT_CLIMBING;
 		c->progress_us = now_us();
-		if (pspawn_context_climb(&c->c, &arena, (int)g->timeout_ms) < 0)
+		if (pspawn_context_climb(&c->c, &arena, fork_point, (int)g->timeout_ms) < 0)
 			fail_context(c, "the proxy died");
 	}
 	pspawn_arena_close(&arena);
 	free(names);
+	free(preloads);
 }
 
 /* Does the proxy run what the stubs looked up? Somebody may have replaced the file in between: why not, or NULL. */
@@ -943,7 +1021,7 @@ static void dismiss_members(struct gatherer *g, struct context *c, const char *r
 			dismiss(g, g->pairs[c->members[m]], reason);
 }
 
-/* A context has stopped somewhere; wants_climb() tells whether it goes on. */
+/* A context has stopped somewhere; next_rung() tells whether it goes on. */
 static void judge_context(struct gatherer *g, struct context *c)
 {
 	const char *why = c->state == CONTEXT_STARTING ? other_executable(c, &g->pairs[c->model]->a.key) : NULL;
@@ -954,23 +1032,47 @@ static void judge_context(struct gatherer *g, struct context *c)
 		c->state = CONTEXT_READY;
 }
 
-static bool wants_climb(const struct gatherer *g, const struct context *c)
+static bool was_refused(const struct context *c, int fork_point)
 {
-	uint32_t wanted = g->pairs[c->model]->a.fork_point;
-
 	for (int i = 0; i < c->nrefusals; i++)
-		if (c->refusals[i].fork_point == PSPAWN_MAIN)
-			return false;
-	return c->c.fork_point < PSPAWN_MAIN &&
-	       (wanted == PSPAWN_MAIN || (wanted == PSPAWN_AUTO && c->c.fork_point < PSPAWN_PREINIT));
+		if (c->refusals[i].fork_point == fork_point)
+			return true;
+	return false;
+}
+
+/* The highest rung that is wanted. `auto` is preinit, but warm where that is known to pay. */
+static int wanted_rung(const struct gatherer *g, const struct context *c)
+{
+	const struct pair *p = g->pairs[c->model];
+
+	if (p->a.fork_point != PSPAWN_AUTO)
+		return (int)p->a.fork_point;
+	return warm_pays(g, p) ? PSPAWN_WARM : PSPAWN_PREINIT;
+}
+
+/* The rung to climb to now; 0: none. Every way up leads over main, and what is refused costs one rung. */
+static int next_rung(const struct gatherer *g, const struct context *c)
+{
+	int wanted = wanted_rung(g, c), have = c->c.fork_point;
+
+	if (have < PSPAWN_MAIN)
+		return (wanted >= PSPAWN_MAIN ||
+			(g->pairs[c->model]->a.fork_point == PSPAWN_AUTO && have < PSPAWN_PREINIT)) &&
+				       !was_refused(c, PSPAWN_MAIN)
+			       ? PSPAWN_MAIN
+			       : 0;
+	while (wanted > have && was_refused(c, wanted))
+		wanted--;
+	return wanted > have ? wanted : 0;
 }
 
 /* Under require the rung that was asked for is the only good one. */
 static const char *not_good_enough(const struct gatherer *g, const struct context *c)
 {
 	const struct pspawn_arrival *a = &g->pairs[c->model]->a;
-	bool lower = c->c.fork_point < PSPAWN_PREINIT ||
-		     (a->fork_point == PSPAWN_MAIN && c->c.fork_point < PSPAWN_MAIN && a->options & PSPAWN_REQUIRE);
+	bool lower =
+		c->c.fork_point < PSPAWN_PREINIT ||
+		(a->fork_point > PSPAWN_PREINIT && c->c.fork_point < (int)a->fork_point && a->options & PSPAWN_REQUIRE);
 
 	return lower && c->nrefusals ? c->refusals[c->nrefusals - 1].reason
 	       : lower		     ? "no fork point was reached"
@@ -982,8 +1084,8 @@ static bool contexts_final(struct gatherer *g)
 	for (int i = 0; i < g->ncontexts; i++) {
 		struct context *c = g->contexts[i];
 
-		if (c->nmembers && c->state == CONTEXT_READY && wants_climb(g, c))
-			climb(g, c);
+		while (c->nmembers && c->state == CONTEXT_READY && next_rung(g, c))
+			climb(g, c, next_rung(g, c));
 		if (c->nmembers && (c->state == CONTEXT_STARTING || c->state == CONTEXT_CLIMBING))
 			return false;
 	}
@@ -995,6 +1097,11 @@ static const char *slot_refusal(const struct context *c, const struct pair *p)
 {
 	if (c->c.fork_point < PSPAWN_MAIN && (uint64_t)p->a.argv_bytes + p->a.env_bytes > c->c.area_bytes)
 		return "its arguments and environment are larger than the proxy's";
+	if (c->c.fork_point < PSPAWN_MAIN && ((int)p->a.key.argc != c->c.argc || (int)p->a.key.envc != c->c.envc))
+		return "it has another number of arguments or variables than the proxy";
+	/* what ran before has looked at these: an interpreter takes SIGINT only if nobody ignores it */
+	if (c->c.fork_point > PSPAWN_MAIN && p->a.settings.sigignore != c->c.base.sigignore)
+		return "it ignores other signals than the proxy";
 	return NULL;
 }
 
@@ -1145,7 +1252,7 @@ static void stream(struct gatherer *g)
 		struct context *c = g->contexts[i];
 		int n = 0;
 
-		if ((c->state != CONTEXT_READY || wants_climb(g, c) || not_good_enough(g, c)) &&
+		if ((c->state != CONTEXT_READY || next_rung(g, c) || not_good_enough(g, c)) &&
 		    c->state != CONTEXT_STREAMING)
 			continue;
 		for (int k = 0; k < g->npairs && n < RAW_MAX_FDS; k++)
@@ -1519,7 +1626,8 @@ static void tick(struct gatherer *g)
 		if (progress >= 0 && progress != c->progress) {
 			c->progress = progress;
 			c->progress_us = now;
-		} else if (now - c->progress_us > g->timeout_ms * 1000ll) {
+		} else if (now - c->progress_us >
+			   g->timeout_ms * 1000ll + (c->state == CONTEXT_CLIMBING ? CLIMB_GRACE_US : 0)) {
 			fail_context(c, "the proxy made no progress before the deadline");
 		}
 	}

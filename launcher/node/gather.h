@@ -37,11 +37,16 @@ struct pair {
 	struct pspawn_arrival a;
 	char *blob; /* owned; the pointers below lead into it */
 	uint32_t blob_bytes, got;
-	const char *path, *cwd, *cgroup, *label, *report, *domains, *refusal, *argv, *env;
+	const char *path, *cwd, *cgroup, *label, *report, *domains, *refusal, *preload, *argv, *env;
 	const int32_t *fds;
-	char *loader; /* owned: LD_*, GLIBC_TUNABLES, MALLOC_* strings, one after the other */
-	int domain;   /* index into the table, -1 before placement */
-	int context;  /* index, -1: none */
+	char *strings;	       /* owned: argv and env of a script, whose argv is not the stub's; else NULL */
+	const char *stub_argv; /* as the stub was started with; argv: as the rank sees it */
+	uint32_t stub_argv_bytes, stub_argc;
+	char *interpreter; /* owned: of a script, what the kernel would start for it; else NULL */
+	char *loader;	   /* owned: LD_*, GLIBC_TUNABLES, MALLOC_* strings, one after the other */
+	bool python;	   /* a Python interpreter; one that stops before its script has read its arguments */
+	int domain;	   /* index into the table, -1 before placement */
+	int context;	   /* index, -1: none */
 	uint32_t slot;
 	char reason[PSPAWN_REASON_LEN]; /* why it was not forked */
 	int64_t forked_us, released_us, entered_us;
@@ -134,11 +139,25 @@ bool mover_has_work(const struct gatherer *g, const struct context *c);
 void mover_advance(struct gatherer *g);
 void mover_hear(struct gatherer *g);
 
+/* warm.c: what a proxy of this pair is to load before it is forked: texts of enum pspawn_preload, each terminated, malloc'ed;
+ * NULL if nothing is known of it. */
+char *warm_preloads(const struct gatherer *g, const struct pair *p, size_t *bytes);
+/* warm.c: does `auto` mean warm for it? */
+bool warm_pays(const struct gatherer *g, const struct pair *p);
+/* warm.c: is this the name of a Python interpreter? */
+bool warm_is_python(const char *path);
+
+/* image.c: a script of a Python interpreter (#!) becomes that interpreter, with the arguments that the kernel would give it,
+ * or env(1). Others are left as they are. */
+void image_resolve_script(struct pair *pair);
+
 /* image.c: why this executable cannot become a proxy, or NULL. Static storage. *inner: another stub will come from it. */
 const char *image_refusal(const struct pair *pair, bool *inner);
 
 /* report.c: writes the node's part of the report, if one was asked for. Errors are ignored: no job fails for it. */
 void report_write(const struct gatherer *g);
+/* report.c: undoes the percent-encoding that keeps a value one word of the engine's agent string. */
+void percent_decode(const char *s, char *out, size_t size);
 
 static inline int64_t now_us(void)
 {

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/xattr.h>
@@ -63,9 +64,10 @@ static int open_image(const struct pair *pair)
 {
 	char path[8192];
 	struct stat st;
+	const char *file = pair->interpreter ? pair->interpreter : pair->path;
 	int fd;
 
-	if (snprintf(path, sizeof path, "%s/%s", pair->path[0] == '/' ? "" : pair->cwd, pair->path) >= (int)sizeof path)
+	if (snprintf(path, sizeof path, "%s/%s", file[0] == '/' ? "" : pair->cwd, file) >= (int)sizeof path)
 		return -1;
 	fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 	if (fd >= 0 && (fstat(fd, &st) < 0 || st.st_ino != pair->a.key.inode ||
@@ -74,6 +76,144 @@ static int open_image(const struct pair *pair)
 		return -1;
 	}
 	return fd;
+}
+
+/* ---- scripts ---- */
+
+#define SHEBANG_MAX 256 /* BINPRM_BUF_SIZE, include/uapi/linux/binfmts.h */
+
+/* "#! interpreter [argument]" as load_script() in the kernel's fs/binfmt_script.c takes it apart: one argument at most. */
+static bool read_shebang(int fd, char *line, const char **interpreter, const char **argument)
+{
+	ssize_t n = pread(fd, line, SHEBANG_MAX - 1, 0);
+	char *s, *end;
+
+	if (n < 3 || memcmp(line, "#!", 2) != 0)
+		return false;
+	line[n] = 0;
+	end = strchr(line, '\n');
+	if (!end)
+		return false;
+	do
+		*end-- = 0;
+	while (end > line && (*end == ' ' || *end == '\t'));
+	s = line + 2 + strspn(line + 2, " \t");
+	*interpreter = s;
+	s += strcspn(s, " \t");
+	if (*s)
+		*s++ = 0;
+	s += strspn(s, " \t");
+	*argument = *s ? s : NULL;
+	return **interpreter == '/';
+}
+
+static const char *find_variable(const struct pair *pair, const char *name)
+{
+	size_t len = strlen(name);
+
+	for (const char *s = pair->env; s < pair->env + pair->a.env_bytes; s += strlen(s) + 1)
+		if (strncmp(s, name, len) == 0 && s[len] == '=')
+			return s + len + 1;
+	return NULL;
+}
+
+/* As env(1) does by execvp(3), for an absolute PATH; the path, owned by the caller, or NULL. */
+static char *find_on_path(const struct pair *pair, const char *name)
+{
+	const char *dirs = find_variable(pair, "PATH");
+
+	while (dirs && *dirs) {
+		int len = (int)strcspn(dirs, ":");
+		char *path;
+
+		if (dirs[0] != '/' || asprintf(&path, "%.*s/%s", len, dirs, name) < 0)
+			return NULL; /* relative to the stub's directory: rare */
+		if (access(path, X_OK) == 0)
+			return path;
+		free(path);
+		dirs += len + (dirs[len] == ':');
+	}
+	return NULL;
+}
+
+/* Puts `words` in place of argv[0]; the rest of argv, and env, follow in new memory. */
+static bool replace_argv0(struct pair *pair, const char *const *words, int n)
+{
+	const char *rest = pair->argv + strlen(pair->argv) + 1;
+	size_t rest_bytes = pair->a.argv_bytes - (size_t)(rest - pair->argv), bytes = rest_bytes + pair->a.env_bytes;
+	char *s;
+
+	for (int i = 0; i < n; i++)
+		bytes += strlen(words[i]) + 1;
+	s = pair->strings = malloc(bytes);
+	if (!s)
+		return false;
+	for (int i = 0; i < n; i++)
+		s = stpcpy(s, words[i]) + 1;
+	memcpy(s, rest, rest_bytes);
+	s += rest_bytes;
+	memcpy(s, pair->env, pair->a.env_bytes);
+	pair->argv = pair->strings;
+	pair->env = s;
+	pair->a.argv_bytes = (uint32_t)(s - pair->argv);
+	pair->a.key.argc += (uint32_t)n - 1;
+	return true;
+}
+
+static bool is_elf(const char *path, struct stat *st)
+{
+	char magic[4] = "";
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	bool is = fd >= 0 && fstat(fd, st) == 0 && S_ISREG(st->st_mode) &&
+		  pread(fd, magic, sizeof magic, 0) == sizeof magic && memcmp(magic, "\177ELF", sizeof magic) == 0;
+
+	if (fd >= 0)
+		close(fd);
+	return is;
+}
+
+void image_resolve_script(struct pair *pair)
+{
+	char line[SHEBANG_MAX], *found = NULL;
+	const char *interpreter, *argument, *words[3];
+	struct stat st;
+	bool by_env;
+	int fd = open_image(pair), n = 0;
+
+	if (fd < 0 || !read_shebang(fd, line, &interpreter, &argument)) {
+		if (fd >= 0)
+			close(fd);
+		return;
+	}
+	close(fd);
+	by_env = strcmp(base_name(interpreter), "env") == 0;
+	if (by_env)
+		found = argument && argument[strcspn(argument, "=- \t/")] == 0 && warm_is_python(argument)
+				? find_on_path(pair, argument)
+				: NULL;
+	else if (warm_is_python(interpreter))
+		found = strdup(interpreter);
+	if (!found || !is_elf(found, &st)) {
+		free(found);
+		return;
+	}
+	words[n++] = by_env ? argument : interpreter;
+	if (!by_env && argument)
+		words[n++] = argument;
+	words[n++] = pair->path;
+	if (!replace_argv0(pair, words, n)) {
+		free(found);
+		return;
+	}
+	pair->interpreter = found;
+	if (by_env) /* else the kernel finds it: what is exec'd is the script, whose name the process gets */
+		pair->path = found;
+	pair->a.key.device = st.st_dev;
+	pair->a.key.inode = st.st_ino;
+	pair->a.key.size = (uint64_t)st.st_size;
+	pair->a.key.mtime_s = st.st_mtim.tv_sec;
+	pair->a.key.mtime_ns = st.st_mtim.tv_nsec;
+	pair->a.key.mode = st.st_mode;
 }
 
 const char *image_refusal(const struct pair *pair, bool *inner)

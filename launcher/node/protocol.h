@@ -10,7 +10,7 @@
 
 #include "../libpspawn/shared.h"
 
-#define PSPAWN_ARRIVAL_MAGIC 0x70737404u
+#define PSPAWN_ARRIVAL_MAGIC 0x70737405u
 #define PSPAWN_CHUNK 32768	    /* bytes of a DATA message; well below net.core.wmem_default */
 #define PSPAWN_BLOB_MAX (16u << 20) /* strings of a stub: the kernel allows argv and environment 6 MiB */
 #define PSPAWN_HEARTBEAT_MS 1000
@@ -22,7 +22,7 @@ enum pspawn_bind { PSPAWN_BIND_NONE, PSPAWN_BIND_NUMA, PSPAWN_BIND_CORE };
 /* BY_ENGINE: the engine's daemon itself exec'd this stub, as pspawn-mpirun told it to, and so all the node's. What such
  * siblings inherit alike (struct pspawn_inherited, cgroup, label, pspawn_take_common_settings()) is left out: the gatherer,
  * which comes from one of them, has the same. */
-enum pspawn_option { PSPAWN_REQUIRE = 1, PSPAWN_VERBOSE = 2, PSPAWN_BY_ENGINE = 4 };
+enum pspawn_option { PSPAWN_REQUIRE = 1, PSPAWN_VERBOSE = 2, PSPAWN_BY_ENGINE = 4, PSPAWN_RECORD = 8 };
 
 /* stub -> gatherer */
 enum {
@@ -79,6 +79,7 @@ struct pspawn_arrival {
 	struct pspawn_settings settings;
 	/* the blob, in this order; every string is terminated and counted with its end */
 	uint32_t path_bytes, cwd_bytes, cgroup_bytes, label_bytes, report_bytes, domains_bytes, refusal_bytes;
+	uint32_t preload_bytes, pad; /* pad: 0 */
 	uint32_t argv_bytes, env_bytes;
 	uint32_t nfds; /* int32_t each, ascending, at the end */
 };

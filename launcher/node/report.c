@@ -47,6 +47,23 @@ static void put_cpus(FILE *f, const uint8_t *mask)
 	put_string(f, text);
 }
 
+/* Lines of names and reasons, by turns. */
+static void put_dropped(FILE *f, const char *lines)
+{
+	char line[PSPAWN_REASON_LEN];
+
+	for (int i = 0; *lines; i++) {
+		size_t len = strcspn(lines, "\n");
+
+		snprintf(line, sizeof line, "%.*s", (int)len, lines);
+		fputs(i % 2 ? ", \"reason\": " : i ? ", {\"name\": " : "{\"name\": ", f);
+		put_string(f, line);
+		if (i % 2)
+			fputc('}', f);
+		lines += len + (lines[len] == '\n');
+	}
+}
+
 static void put_context(FILE *f, const struct gatherer *g, const struct context *c)
 {
 	fputs("{\"executable\": ", f);
@@ -60,6 +77,8 @@ static void put_context(FILE *f, const struct gatherer *g, const struct context 
 		put_string(f, c->refusals[i].reason);
 		fputc('}', f);
 	}
+	fprintf(f, "], \"preloaded\": %u, \"dropped\": [", c->c.preloaded);
+	put_dropped(f, c->c.dropped);
 	fputs("], ", f);
 	put_us(f, g, "created_us", c->c.created_us, "}");
 }
@@ -165,8 +184,7 @@ static void put_node(FILE *f, const struct gatherer *g, const char *host)
 	free(order);
 }
 
-/* Undoes the percent-encoding that keeps the path one word of the engine's agent string. */
-static void decode(const char *s, char *out, size_t size)
+void percent_decode(const char *s, char *out, size_t size)
 {
 	size_t n = 0;
 	unsigned c;
@@ -194,7 +212,7 @@ void report_write(const struct gatherer *g)
 			first = g->pairs[i];
 	if (!first)
 		return;
-	decode(first->report, file, sizeof file);
+	percent_decode(first->report, file, sizeof file);
 	snprintf(path, sizeof path, "%s%s%s", file[0] == '/' ? "" : first->cwd, file[0] == '/' ? "" : "/", file);
 	gethostname(host, sizeof host - 1);
 	snprintf(part, sizeof part, "%s.part-%s-%d", path, host, getpid());

@@ -32,10 +32,10 @@ struct stub {
 	const char *app;     /* as typed */
 	char path[PATH_MAX]; /* what to exec */
 	const char *refusal; /* why this process cannot be handed over; the gatherer is told all the same */
-	const char *fork_point, *report, *domains, *bind_to, *engine_name, *timeout;
+	const char *fork_point, *report, *domains, *bind_to, *engine_name, *timeout, *preload;
 	const char *spank; /* what the SPANK plugin told about the step: SPANK_OPTION; NULL without it */
 	const char *mover; /* its mover's address */
-	int require, verbose, off, found;
+	int require, verbose, record, off, found;
 	int by_engine; /* PSPAWN_BY_ENGINE */
 	int wraps;     /* what it execs starts another stub, for which --pspawn-require holds */
 	struct engine_job job;
@@ -138,7 +138,8 @@ static void __attribute__((noreturn)) usage(int code)
 		"that cannot be done. Started by pspawn-mpirun and srun --pspawn; by hand behind a wrapper:\n"
 		"    mpirun -n 64 numactl -m1 pspawn-stub ./app\n"
 		"\n"
-		"  --pspawn-fork-point=auto|exec|preinit|main   --pspawn-bind-to=none|numa|core\n"
+		"  --pspawn-fork-point=auto|exec|preinit|main|warm|app  --pspawn-bind-to=none|numa|core\n"
+		"  --pspawn-preload=NAME,NAME...  --pspawn-record\n"
 		"  --pspawn-report=FILE  --pspawn-require  --pspawn-timeout=SECONDS  --pspawn-verbose\n"
 		"  --pspawn-engine=openmpi|prrte|hydra|slurm    --pspawn-domains=CPUS;CPUS...\n"
 		"Each is also read from the environment (PSPAWN_FORK_POINT=main ...); PSPAWN=0 turns all off.\n";
@@ -155,11 +156,14 @@ static void take_word(const char *word)
 		stub.require = 1;
 	else if (raw_streq(word, "--pspawn-verbose"))
 		stub.verbose = 1;
+	else if (raw_streq(word, "--pspawn-record"))
+		stub.record = 1;
 	else if (raw_streq(word, "--pspawn-by-engine"))
 		stub.by_engine = 1;
 	else if (!take_option(word, "--pspawn-fork-point", &stub.fork_point) &&
 		 !take_option(word, "--pspawn-report", &stub.report) &&
 		 !take_option(word, "--pspawn-domains", &stub.domains) &&
+		 !take_option(word, "--pspawn-preload", &stub.preload) &&
 		 !take_option(word, "--pspawn-bind-to", &stub.bind_to) &&
 		 !take_option(word, "--pspawn-engine", &stub.engine_name) &&
 		 !take_option(word, SPANK_OPTION, &stub.spank) &&
@@ -227,6 +231,8 @@ static void parse_arguments(int argc, char **argv, char **envp)
 	stub.fork_point = engine_getenv(envp, "PSPAWN_FORK_POINT");
 	stub.report = engine_getenv(envp, "PSPAWN_REPORT");
 	stub.domains = engine_getenv(envp, "PSPAWN_DOMAINS");
+	stub.preload = engine_getenv(envp, "PSPAWN_PRELOAD");
+	stub.record = is_true(engine_getenv(envp, "PSPAWN_RECORD"));
 	stub.bind_to = engine_getenv(envp, "PSPAWN_BIND_TO");
 	stub.engine_name = engine_getenv(envp, "PSPAWN_ENGINE");
 	stub.timeout = engine_getenv(envp, "PSPAWN_TIMEOUT");
@@ -629,7 +635,7 @@ static const char *gatherer_gone(void)
  * the descriptors, which wait there for the rank. */
 static const char *arrive(void)
 {
-	static const char *const fork_points[] = {"auto", "exec", "preinit", "main", NULL};
+	static const char *const fork_points[] = {"auto", "exec", "preinit", "main", "warm", "app", NULL};
 	static const char *const binds[] = {"none", "numa", "core", NULL};
 	static char cwd[PATH_MAX], cgroup[8192], label[1024];
 	struct pspawn_arrival *a = &stub.arrival;
@@ -645,7 +651,7 @@ static const char *arrive(void)
 	a->fork_point = choose(stub.fork_point, fork_points, "--pspawn-fork-point: ");
 	a->bind_to = choose(stub.bind_to, binds, "--pspawn-bind-to: ");
 	a->options = (stub.require ? PSPAWN_REQUIRE : 0) | (stub.verbose ? PSPAWN_VERBOSE : 0) |
-		     (stub.by_engine ? PSPAWN_BY_ENGINE : 0);
+		     (stub.by_engine ? PSPAWN_BY_ENGINE : 0) | (stub.record ? PSPAWN_RECORD : 0);
 	n = stub.timeout ? raw_atol(stub.timeout) : -1;
 	a->timeout_ms = n > 0 && n < 86400 ? (uint32_t)n * 1000 : DEFAULT_TIMEOUT_MS;
 	a->start_us = stub.start_us;
@@ -665,6 +671,7 @@ static const char *arrive(void)
 	a->report_bytes = (stub.report ? (uint32_t)raw_strlen(stub.report) : 0) + 1;
 	a->domains_bytes = (stub.domains ? (uint32_t)raw_strlen(stub.domains) : 0) + 1;
 	a->refusal_bytes = (stub.refusal ? (uint32_t)raw_strlen(stub.refusal) : 0) + 1;
+	a->preload_bytes = (stub.preload ? (uint32_t)raw_strlen(stub.preload) : 0) + 1;
 	a->argv_bytes = strings_bytes(stub.argv);
 	a->env_bytes = strings_bytes(stub.envp);
 	a->nfds = (uint32_t)stub.nfds;
@@ -685,7 +692,8 @@ static const char *arrive(void)
 	    (ret = put(cgroup, a->cgroup_bytes)) < 0 || (ret = put(label, a->label_bytes)) < 0 ||
 	    (ret = put(stub.report ? stub.report : "", a->report_bytes)) < 0 ||
 	    (ret = put(stub.domains ? stub.domains : "", a->domains_bytes)) < 0 ||
-	    (ret = put(stub.refusal ? stub.refusal : "", a->refusal_bytes)) < 0)
+	    (ret = put(stub.refusal ? stub.refusal : "", a->refusal_bytes)) < 0 ||
+	    (ret = put(stub.preload ? stub.preload : "", a->preload_bytes)) < 0)
 		return gatherer_gone();
 	for (char **s = stub.argv; *s && ret >= 0; s++)
 		ret = put(*s, raw_strlen(*s) + 1);

@@ -18,7 +18,8 @@ of the node started (``zero_us``: when that was, CLOCK_MONOTONIC)::
      "domains": [{"numa_node": int, "cpus": "0-3"}, …],
      "mover": {"moved": int, "reason": str | null},   (only under Slurm, where ranks have cgroups of their own)
      "contexts": [{"executable": str, "numa_node": int, "pid": int, "fork_point": "preinit" | "main", "requests": int,
-                   "refused": [{"fork_point": "main", "reason": str}, …], "created_us": int | null}, …],
+                   "refused": [{"fork_point": "main", "reason": str}, …], "preloaded": int,
+                   "dropped": [{"name": str, "reason": str}, …], "created_us": int | null}, …],
      "ranks": [{"rank": int, "pid": int, "stub_pid": int, "context": int | null,   (index into contexts)
                 "numa_node": int | null, "cpus": "0-1", "launched_by": "fork" | "exec", "reason": str | null,
                 "forked_us": int | null, "released_us": int | null, "entered_us": int | null}, …]}
@@ -63,6 +64,14 @@ class Refusal:
 
 
 @dataclass(frozen=True)
+class Dropped:
+    """A preload that was not loaded."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Context:
     """One proxy. ``created_us``: when it stood at its fork point."""
 
@@ -73,6 +82,8 @@ class Context:
     requests: int
     refused: tuple[Refusal, ...] = ()
     created_us: int | None = None
+    preloaded: int = 0
+    dropped: tuple[Dropped, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -298,6 +309,8 @@ def _context(context: _Fields) -> Context:
         requests=context.get("requests", int),
         refused=tuple(Refusal(r.get("fork_point", str), r.get("reason", str)) for r in context.items("refused", [])),
         created_us=context.maybe("created_us", int),
+        preloaded=context.maybe("preloaded", int) or 0,
+        dropped=tuple(Dropped(d.get("name", str), d.get("reason", str)) for d in context.items("dropped", [])),
     )
 
 
@@ -371,6 +384,9 @@ def _node_lines(node: Node) -> list[str]:
         lines += _aligned(rows)
         for index, context in enumerate(node.contexts):
             lines += [f"  context {index} refused {r.fork_point}: {r.reason}" for r in context.refused]
+            if context.preloaded:
+                lines.append(f"  context {index} loaded {_count(context.preloaded, 'preload')}")
+            lines += [f"  context {index} did not preload {d.name}: {d.reason}" for d in context.dropped]
     if node.ranks:
         rows = [["ranks", "numa", "cpus", "by", "context", "forked", "released", "in main", "why"]]
         for group in _groups(node.ranks):

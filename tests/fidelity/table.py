@@ -200,6 +200,8 @@ def _more(plain: Probe, ours: Probe) -> int:
 def differences(plain: Sequence[Probe], ours: Sequence[Probe], rung: str = "exec") -> dict[str, str]:
     """Rows that do not hold, with what was seen; the sequences are in the order of ranks."""
     found: dict[str, str] = {}
+    # What a program loads or does itself before a higher fork point is not this table's: else it is as at main.
+    rung = {"warm": "main", "app": "main"}.get(rung, rung)
     if len(plain) != len(ours):
         return {"": f"{len(plain)} ranks plain, {len(ours)} ours"}
     names = set().union(*(p.keys() for p in (*plain, *ours)))

@@ -192,6 +192,31 @@ def test_as_plain_with_before_the_stub(one_launcher: Launcher, name: str, rung: 
     compare(one_launcher, app, around, rung, "none")
 
 
+@pytest.mark.parametrize("rung", ["warm", "app"])
+@pytest.mark.parametrize(
+    ("one_launcher", "name"),
+    [
+        pytest.param(mpi, name, marks=[] if name in FIRST and mpi in ("openmpi4", "mpich4") else [pytest.mark.long])
+        for mpi in ("openmpi4", "mpich4", "openmpi5", "mpich5")
+        for name in sorted(BEFORE_MPIRUN.keys() | BEFORE_STUB.keys())
+    ],
+    indirect=["one_launcher"],
+)
+@pytest.mark.needs_stub
+def test_as_plain_above_main(one_launcher: Launcher, name: str, rung: str) -> None:
+    """At warm without preloads, and at app with a program that calls pspawn_point() at once: as at main."""
+    flags = ["-DWITH_POINT"] if rung == "app" else []
+    program = str(one_launcher.builder.program("probe.c", flags=flags, libs=["-pthread"]))
+    if name in BEFORE_MPIRUN:
+        around = BEFORE_MPIRUN[name]
+        compare(one_launcher, [program, *around.arguments], around, rung, "direct")
+    if name in BEFORE_STUB:
+        around = BEFORE_STUB[name]
+        if name == "ignored-signals":
+            around = replace(around, may_exec="ignores other signals")
+        compare(one_launcher, ["@stub", program, *around.arguments], around, rung, "none")
+
+
 @pytest.mark.parametrize("rung", ALL)
 @pytest.mark.parametrize("one_launcher", ["openmpi4", "mpich4", "openmpi5", "mpich5"], indirect=True)
 @pytest.mark.needs_stub

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 #include <sys/time.h>
 #include <unistd.h>
 
@@ -49,6 +50,24 @@ static void __attribute__((constructor)) habit(void)
 #elif defined(HABIT_TIMER)
 	setitimer(ITIMER_VIRTUAL, &(struct itimerval){.it_value = {9000, 0}}, NULL);
 	strcpy(seen, "a timer");
+#elif defined(HABIT_CRASH)
+	abort();
+#elif defined(HABIT_EXIT)
+	_exit(0);
+#elif defined(HABIT_HANG)
+	pause();
+#elif defined(HABIT_SETENV)
+	setenv("HABIT_WAS_HERE", "1", 1);
+	unsetenv("HABIT_GOES");
+#elif defined(HABIT_OUTPUT)
+	puts("a constructor's word");
+	fflush(stdout);
+#elif defined(HABIT_RANDOM)
+	unsigned char byte;
+	snprintf(seen, sizeof seen, "random %d", (int)getrandom(&byte, 1, 0));
+#elif defined(HABIT_CHILD)
+	if (fork() == 0)
+		pause();
 #elif defined(HABIT_PID)
 	snprintf(seen, sizeof seen, "pid %s", getpid() == getppid() ? "odd" : "asked");
 #endif

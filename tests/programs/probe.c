@@ -750,6 +750,15 @@ static void mpi(int *argc, char ***argv)
 
 int main(int argc, char **argv, char **envp)
 {
+#ifdef WITH_POINT
+	int (*point)(void) = (int (*)(void))dlsym(RTLD_DEFAULT, "pspawn_point_here");
+	if (point)
+		point();
+	else
+		dlerror();
+	envp = environ;
+	errno = 0;
+#endif
 	int first_errno = errno;
 	static char where[PATH_MAX];
 	snprintf(where, sizeof where, "%s/%s.json", getenv("PROBE_OUT") ?: ".", rank_name());

@@ -31,8 +31,8 @@ enum pspawn_fork_point {
 	PSPAWN_EXEC,
 	PSPAWN_PREINIT, /* mapped and relocated, no constructor has run (glibc 2.34 and later) */
 	PSPAWN_MAIN,	/* constructors have run */
-	PSPAWN_WARM,	/* reserved */
-	PSPAWN_APP,	/* reserved */
+	PSPAWN_WARM, /* + what the program loads later (attr.preloads); a Python interpreter stands before its script */
+	PSPAWN_APP,  /* the program has called pspawn_point() (pspawn_point.h) */
 };
 
 /* The step that failed for a task. */
@@ -91,6 +91,10 @@ struct pspawn_context_attr {
 	size_t cpus_bytes;
 	int timeout_ms;		  /* longest silence; default 10000 */
 	const char *proxy_object; /* path of libpspawn_proxy.so; default: found from the place of libpspawn.so */
+	/* At WARM and APP: what to load before the fork point. A name with a slash or ".so" is a shared object, "auto" what
+	 * the head of a Python script imports, "recipe" what pspawn knows of the libraries that the program links (the
+	 * components of Open MPI), any other a Python module. NULL at the end; default: {"auto", "recipe", NULL}. */
+	const char *const *preloads;
 };
 
 /* As pspawn_context_create, from an attr. If `reason` is not NULL, a refusal is explained there (terminated). */
@@ -106,12 +110,14 @@ PSPAWN_API int pspawn_contexts_open(pspawn_context_t *ctx, const struct pspawn_c
 
 /* Facts about a context; the strings belong to it. */
 struct pspawn_context_info {
-	pid_t pid;	    /* the proxy */
-	int fork_point;	    /* reached */
-	int refused_point;  /* the highest rung that was refused, or 0 */
-	const char *reason; /* why; "" if none was */
-	int requests;	    /* vector calls that went to this proxy */
-	int64_t created_us; /* CLOCK_MONOTONIC when the proxy was ready */
+	pid_t pid;	     /* the proxy */
+	int fork_point;	     /* reached */
+	int refused_point;   /* the highest rung that was refused, or 0 */
+	const char *reason;  /* why; "" if none was */
+	int requests;	     /* vector calls that went to this proxy */
+	int64_t created_us;  /* CLOCK_MONOTONIC when the proxy was ready */
+	int preloaded;	     /* how many preloads were loaded */
+	const char *dropped; /* those that were not: two lines each, the name and why; "" if none was */
 };
 PSPAWN_API int pspawn_context_info(pspawn_context_t ctx, struct pspawn_context_info *info);
 

@@ -76,6 +76,14 @@ static int refuse(struct raw_text *reason, const char *why, const char *what)
 	return -1;
 }
 
+/* The same, of whoever ran on the way up: "a constructor", "it" (a preload that was named already). */
+static int blame(struct raw_text *reason, const char *did, const char *what)
+{
+	raw_put(reason, pspawn_proxy.actor);
+	raw_put(reason, " ");
+	return refuse(reason, did, what);
+}
+
 static int check_status(struct raw_text *reason)
 {
 	char text[4096];
@@ -84,11 +92,11 @@ static int check_status(struct raw_text *reason)
 	if (n < 0)
 		return refuse(reason, "/proc is not readable", "");
 	if (status_number(text, "Threads") != 1)
-		return refuse(reason, "a constructor started a thread", "");
+		return blame(reason, "started a thread", "");
 	if (status_number(text, "TracerPid") > 0)
 		return refuse(reason, "the process is being traced", "");
 	if (status_number(text, "VmLck") > 0)
-		return refuse(reason, "a constructor locked memory (mlock)", "");
+		return blame(reason, "locked memory (mlock)", "");
 	return 0;
 }
 
@@ -120,13 +128,14 @@ static int check_asked(struct raw_text *reason)
 	const char *name = pspawn_asked_name((const char *)batch + batch->varying, batch->varying_bytes);
 
 	if (name)
-		return refuse(reason, "a constructor read a variable that differs between ranks: ", name);
+		return blame(reason, "read a variable that differs between ranks: ", name);
 	if (pspawn_asked & ASKED_RANDOM)
-		return refuse(reason, "a constructor asked for random numbers (getrandom)", "");
-	if (pspawn_asked & ASKED_CPUS && batch->masks_differ)
-		return refuse(reason, "a constructor asked for its CPUs (affinity), which differ between ranks", "");
+		return blame(reason, "asked for random numbers (getrandom)", "");
+	if ((pspawn_asked & ASKED_CPUS && batch->masks_differ != PSPAWN_MASKS_ALIKE) ||
+	    (pspawn_asked & ASKED_CPU_COUNT && batch->masks_differ == PSPAWN_MASKS_DIFFER))
+		return blame(reason, "asked for its CPUs (affinity), which differ between ranks", "");
 	if (pspawn_asked & ASKED_TOO_MUCH)
-		return refuse(reason, "constructors read more variables than can be noted", "");
+		return refuse(reason, "more variables were read than can be noted", "");
 	return 0;
 }
 
@@ -137,13 +146,12 @@ static int check_environment(struct raw_text *reason)
 	const char *want = (const char *)p->batch + slot->strings;
 
 	if (environ != p->envp)
-		return refuse(reason, "a constructor changed the environment", "");
+		return blame(reason, "changed the environment", "");
 	for (int i = 0; i < p->argc + p->envc; i++) {
 		const char *have = i < p->argc ? p->argv[i] : p->envp[i - p->argc];
 
 		if (!have || !raw_streq(have, want))
-			return refuse(reason, "a constructor changed ",
-				      i < p->argc ? "the arguments" : "the environment");
+			return blame(reason, "changed ", i < p->argc ? "the arguments" : "the environment");
 		want += raw_strlen(want) + 1;
 	}
 	return 0;
@@ -156,7 +164,7 @@ static int check_fds(struct raw_text *reason)
 	struct raw_text t = {number, sizeof number, 0};
 
 	if (n < 0 || nfds_before < 0 || n > MAX_FDS)
-		return refuse(reason, "a constructor opened files", "");
+		return blame(reason, "opened files", "");
 	for (int i = 0; i < n; i++) {
 		int known = 0;
 
@@ -164,19 +172,20 @@ static int check_fds(struct raw_text *reason)
 			known |= now[i] == fds_before[k];
 		if (!known) {
 			raw_put_num(&t, now[i]);
-			return refuse(reason, "a constructor opened a file: descriptor ", number);
+			return blame(reason, "opened a file: descriptor ", number);
 		}
 	}
 	if (n != nfds_before)
-		return refuse(reason, "a constructor closed a descriptor", "");
+		return blame(reason, "closed a descriptor", "");
 	for (int fd = 0; fd <= 2; fd++) {
 		struct stat st;
 
 		if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && st.st_size > 0)
-			return refuse(reason, "a constructor wrote to its standard output or error", "");
+			return blame(reason, "wrote to its standard output or error", "");
 	}
-	if (__fbufsize(stdout) || __fbufsize(stdin) || __fpending(stderr))
-		return refuse(reason, "a constructor used stdio", "");
+	/* an interpreter sets buffers without using them (Python's -u) */
+	if (pspawn_is_python() ? __fpending(stdout) : __fbufsize(stdout) || __fbufsize(stdin) || __fpending(stderr))
+		return blame(reason, "used stdio", "");
 	return 0;
 }
 
@@ -189,10 +198,10 @@ static int check_timers(struct raw_text *reason)
 
 		sys2(__NR_getitimer, which, value);
 		if (value[0] | value[1] | value[2] | value[3])
-			return refuse(reason, "a constructor set an interval timer", "");
+			return blame(reason, "set an interval timer", "");
 	}
 	if (raw_read_file("/proc/self/timers", text, sizeof text) > 0)
-		return refuse(reason, "a constructor created a timer (timer_create)", "");
+		return blame(reason, "created a timer (timer_create)", "");
 	return 0;
 }
 
@@ -207,20 +216,20 @@ static int check_attributes(struct raw_text *reason)
 
 	sys_prctl(PR_GET_PDEATHSIG, (unsigned long)&value, 0, 0, 0);
 	if (value)
-		return refuse(reason, "a constructor asked for a parent-death signal", "");
+		return blame(reason, "asked for a parent-death signal", "");
 	sys_prctl(PR_GET_CHILD_SUBREAPER, (unsigned long)&value, 0, 0, 0);
 	if (value)
-		return refuse(reason, "a constructor made the process a child subreaper", "");
+		return blame(reason, "made the process a child subreaper", "");
 	sys_sigmask(0 /* SIG_BLOCK */, NULL, &blocked);
 	if ((blocked | unblockable) != ~0ull)
-		return refuse(reason, "a constructor changed the signal mask", "");
+		return blame(reason, "changed the signal mask", "");
 	raw_zero(cpus, sizeof cpus);
 	sys3(__NR_sched_getaffinity, 0, sizeof cpus, cpus);
 	if (!raw_memeq(cpus, cpus_before, sizeof cpus))
-		return refuse(reason, "a constructor changed its CPU affinity", "");
+		return blame(reason, "changed its CPU affinity", "");
 	sys_prlimit(7 /* RLIMIT_NOFILE */, NULL, &nofile);
 	if (nofile.cur != nofile_before.cur || nofile.max != nofile_before.max)
-		return refuse(reason, "a constructor changed RLIMIT_NOFILE", "");
+		return blame(reason, "changed RLIMIT_NOFILE", "");
 	return 0;
 }
 
@@ -230,7 +239,7 @@ static int check_children(struct raw_text *reason)
 
 	if (waitpid(-1, &status, WNOHANG | __WALL) < 0 && errno == ECHILD)
 		return 0;
-	return refuse(reason, "a constructor started a child process", "");
+	return blame(reason, "started a child process", "");
 }
 
 /* The two letters of VmFlags (proc(5)) with which a mapping does not survive a fork unchanged. */
@@ -264,9 +273,10 @@ static const char *scan_line(char *line, char *header, size_t size)
 	}
 	if (!raw_starts(line, "VmFlags: "))
 		return NULL;
-	/* the kernel's own pages, the same in every process */
+	/* the kernel's own pages, the same in every process; the climb's batch, which is unmapped at its end */
 	for (const char *s = header; *s; s++)
-		if (raw_starts(s, "[vvar") || raw_starts(s, "[vdso]") || raw_starts(s, "[vsyscall]"))
+		if (raw_starts(s, "[vvar") || raw_starts(s, "[vdso]") || raw_starts(s, "[vsyscall]") ||
+		    (pspawn_proxy.batch && raw_starts(s, "/memfd:pspawn-batch")))
 			return NULL;
 	return bad_flag(line + sizeof "VmFlags: " - 1);
 }
@@ -292,7 +302,8 @@ static int check_mappings(struct raw_text *reason)
 
 			if (why) {
 				sys_close((int)fd);
-				raw_put(reason, "a constructor made ");
+				raw_put(reason, pspawn_proxy.actor);
+				raw_put(reason, " made ");
 				return refuse(reason, why, header);
 			}
 			line = s + 1;
@@ -313,42 +324,60 @@ static int check_mappings(struct raw_text *reason)
  */
 static int check_trial_fork(struct raw_text *reason)
 {
-	const char *name;
+	const char *name, *preload;
 	int status;
+
+	int recording = pspawn_recording;
 
 	pspawn_recording = PSPAWN_RECORD_RENEWALS;
 	pid_t pid = fork();
 
 	if (pid == 0)
 		sys_exit(pspawn_pid_keeper(&name) + 1);
-	pspawn_recording = PSPAWN_RECORD_NOTHING;
+	pspawn_recording = recording;
 	if (pid < 0)
 		return refuse(reason, "a trial fork failed", "");
 	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
 		;
 	if (!WIFEXITED(status))
 		return refuse(reason, "a fork of it dies", "");
-	if (WEXITSTATUS(status) != 0)
-		return refuse(reason, "a constructor asked for its process id (getpid) and keeps it: ",
-			      pspawn_pid_asker(WEXITSTATUS(status) - 1));
-	return 0;
+	if (WEXITSTATUS(status) == 0)
+		return 0;
+	name = pspawn_pid_asker(WEXITSTATUS(status) - 1, &preload);
+	if (*preload && pspawn_begin_preload(preload)) {
+		raw_put(reason, "it asked for its process id (getpid) and keeps it: ");
+		raw_put(reason, name);
+		pspawn_give_up(reason->buf);
+	}
+	return blame(reason, "asked for its process id (getpid) and keeps it: ", name);
 }
 
-int pspawn_check_main(struct raw_text *reason)
+/* What can be asked again and again on the way up. */
+static int check_process(struct raw_text *reason)
+{
+	if (check_children(reason) < 0 || check_fds(reason) < 0 || check_timers(reason) < 0 ||
+	    check_attributes(reason) < 0 || check_trial_fork(reason) < 0)
+		return -1;
+	return check_status(reason);
+}
+
+int pspawn_check_between(struct raw_text *reason)
+{
+	return check_asked(reason) < 0 || check_process(reason) < 0 ? -1 : check_mappings(reason);
+}
+
+int pspawn_check_climbed(struct raw_text *reason)
 {
 	struct proxy *p = &pspawn_proxy;
 
-	if (check_asked(reason) < 0 || check_environment(reason) < 0)
+	if (check_asked(reason) < 0)
 		return -1;
-	pspawn_forget_names();
+	if (p->target == PSPAWN_MAIN && check_environment(reason) < 0)
+		return -1;
+	if (check_process(reason) < 0)
+		return -1;
+	pspawn_forget_notes();
 	sys_munmap(p->batch, p->batch_bytes); /* so that only the program's own shared memory is seen below */
 	p->batch = NULL;
-	if (check_children(reason) < 0 || check_fds(reason) < 0 || check_timers(reason) < 0 ||
-	    check_attributes(reason) < 0)
-		return -1;
-	if (check_trial_fork(reason) < 0)
-		return -1;
-	if (check_status(reason) < 0)
-		return -1;
 	return check_mappings(reason);
 }

@@ -25,6 +25,19 @@ unsigned pspawn_asked;
 static char *names;
 static size_t names_len;
 
+/* Objects whose constructors asked for the process id, and which of them ask again in a fork's child: a handler of
+ * pthread_atfork(3) renews what they keep (UCX's ucs_log_init does). */
+static struct {
+	const void *object;
+	const char *name;
+	int renews;
+	char preload[PSPAWN_PRELOAD_LEN]; /* that was at work then */
+} * pid_askers;
+static int npid_askers;
+
+#define PID_ASKERS 32
+#define NOTES_BYTES (NAMES_BYTES + PID_ASKERS * sizeof *pid_askers)
+
 static char *(*next_getenv)(const char *);
 static char *(*next_secure_getenv)(const char *);
 static pid_t (*next_getpid)(void);
@@ -56,27 +69,72 @@ void pspawn_resolve_interposed(void)
 
 void pspawn_start_recording(void)
 {
-	void *map = sys_mmap(NULL, NAMES_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	void *map = sys_mmap(NULL, NOTES_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
+	pspawn_asked = raw_map_failed(map) ? ASKED_TOO_MUCH : 0;
 	names = raw_map_failed(map) ? NULL : map;
+	pid_askers = names ? (void *)(names + NAMES_BYTES) : NULL;
+	names_len = 0;
+	npid_askers = 0;
 	pspawn_recording = PSPAWN_RECORD_CONSTRUCTORS;
 }
 
-void pspawn_forget_names(void)
+void pspawn_forget_notes(void)
 {
 	if (names)
-		sys_munmap(names, NAMES_BYTES);
+		sys_munmap(names, NOTES_BYTES);
 	names = NULL;
+	pid_askers = NULL;
 	names_len = 0;
+	npid_askers = 0;
 }
 
-static void note_name(const char *name)
+static int holds_name(const char *list, size_t len, const char *name)
+{
+	for (size_t i = 0; i < len; i += raw_strlen(list + i) + 1)
+		if (raw_streq(list + i, name))
+			return 1;
+	return 0;
+}
+
+/* Variables by which a rank knows which one it is; with a single rank on the node they do not differ from any other's. */
+static int names_the_rank(const char *name)
+{
+	static const char *const prefixes[] = {"PMI_",		 "PMIX_",	    "OMPI_COMM_WORLD_",
+					       "OMPI_UNIVERSE_", "MPI_LOCALRANKID", "SLURM_PROCID",
+					       "SLURM_LOCALID",	 "SLURM_TASK_PID",  "SLURM_GTIDS"};
+
+	for (size_t i = 0; i < sizeof prefixes / sizeof *prefixes; i++)
+		if (raw_starts(name, prefixes[i]))
+			return 1;
+	return 0;
+}
+
+/* Above main the program itself runs on: the answer may lead it anywhere (MPI_Init), so it does not get it. */
+static void stop_at_name(const char *name)
+{
+	const struct pspawn_batch *batch = pspawn_proxy.batch;
+	char reason[PSPAWN_REASON_LEN] = "";
+	struct raw_text t = {reason, sizeof reason, 0};
+
+	if (pspawn_proxy.target <= PSPAWN_MAIN || !batch)
+		return;
+	if (!names_the_rank(name) && !holds_name((const char *)batch + batch->varying, batch->varying_bytes, name))
+		return;
+	raw_put(&t, *batch->at_work ? "it" : pspawn_proxy.actor);
+	raw_put(&t, " read a variable that differs between ranks: ");
+	raw_put(&t, name);
+	pspawn_give_up(reason);
+}
+
+void pspawn_note_name(const char *name)
 {
 	size_t len = raw_strlen(name) + 1;
 
-	for (size_t i = 0; i < names_len; i += raw_strlen(names + i) + 1)
-		if (raw_streq(names + i, name))
-			return;
+	stop_at_name(name);
+
+	if (holds_name(names, names_len, name))
+		return;
 	if (!names || names_len + len > NAMES_BYTES) {
 		pspawn_asked |= ASKED_TOO_MUCH;
 		return;
@@ -88,20 +146,26 @@ static void note_name(const char *name)
 const char *pspawn_asked_name(const char *varying, size_t len)
 {
 	for (size_t i = 0; i < len; i += raw_strlen(varying + i) + 1)
-		for (size_t k = 0; k < names_len; k += raw_strlen(names + k) + 1)
-			if (raw_streq(names + k, varying + i))
-				return varying + i;
+		if (holds_name(names, names_len, varying + i))
+			return varying + i;
 	return NULL;
 }
 
-/* Objects whose constructors asked for the process id, and which of them ask again in a fork's child: a handler of
- * pthread_atfork(3) renews what they keep (UCX's ucs_log_init does). */
-static struct {
-	const void *object;
-	const char *name;
-	int renews;
-} pid_askers[32];
-static int npid_askers;
+/* Objects that keep it for the first word of their messages alone: init_mylabel() in opa_debug.c of PSM2, and
+ * ipath_debug.c of PSM. */
+static int only_says_it(const char *path)
+{
+	static const char *const talkers[] = {"libpsm2.so", "libinfinipath.so"};
+	const char *name = path;
+
+	for (const char *s = path; *s; s++)
+		if (*s == '/')
+			name = s + 1;
+	for (size_t i = 0; i < sizeof talkers / sizeof *talkers; i++)
+		if (raw_starts(name, talkers[i]))
+			return 1;
+	return 0;
+}
 
 static void note_pid(const void *caller)
 {
@@ -109,14 +173,21 @@ static void note_pid(const void *caller)
 	int i = 0;
 
 	dladdr(caller, &info);
+	if (!pid_askers || only_says_it(info.dli_fname))
+		return;
 	while (i < npid_askers && pid_askers[i].object != info.dli_fbase)
 		i++;
 	if (pspawn_recording == PSPAWN_RECORD_RENEWALS) {
 		if (i < npid_askers)
 			pid_askers[i].renews = 1;
-	} else if (i == npid_askers && i < (int)(sizeof pid_askers / sizeof *pid_askers)) {
-		pid_askers[npid_askers].object = info.dli_fbase;
-		pid_askers[npid_askers++].name = info.dli_fname;
+	} else if (i == npid_askers && i < PID_ASKERS) {
+		const struct pspawn_batch *batch = pspawn_proxy.batch;
+		struct raw_text t = {pid_askers[i].preload, sizeof pid_askers[i].preload, 0};
+
+		pid_askers[i].object = info.dli_fbase;
+		pid_askers[i].name = info.dli_fname;
+		raw_put(&t, batch ? batch->at_work : "");
+		npid_askers++;
 	} else if (i == npid_askers) {
 		pspawn_asked |= ASKED_TOO_MUCH;
 	}
@@ -132,9 +203,12 @@ int pspawn_pid_keeper(const char **name)
 	return -1;
 }
 
-const char *pspawn_pid_asker(int index)
+const char *pspawn_pid_asker(int index, const char **preload)
 {
-	return index >= 0 && index < npid_askers ? pid_askers[index].name : "an unknown object";
+	int known = index >= 0 && index < npid_askers;
+
+	*preload = known ? pid_askers[index].preload : "";
+	return known ? pid_askers[index].name : "an unknown object";
 }
 
 static void note(unsigned what)
@@ -146,14 +220,14 @@ static void note(unsigned what)
 PSPAWN_API char *getenv(const char *name)
 {
 	if (pspawn_recording == PSPAWN_RECORD_CONSTRUCTORS)
-		note_name(name);
+		pspawn_note_name(name);
 	return next_getenv(name);
 }
 
 PSPAWN_API char *secure_getenv(const char *name)
 {
 	if (pspawn_recording == PSPAWN_RECORD_CONSTRUCTORS)
-		note_name(name);
+		pspawn_note_name(name);
 	return next_secure_getenv(name);
 }
 
@@ -164,39 +238,74 @@ PSPAWN_API pid_t getpid(void)
 	return next_getpid();
 }
 
+/* Objects that look only at how many CPUs they have, not at which: OpenBLAS (get_num_procs in memory.c), and libgomp
+ * unless it is told where to bind threads (gomp_init_num_threads in config/linux/proc.c). */
+static int only_counts(const void *caller)
+{
+	static const char *const counters[] = {"libopenblas", "libscipy_openblas", "libgomp"};
+	Dl_info info = {.dli_fname = ""};
+	const char *name;
+
+	if (!dladdr(caller, &info) || !info.dli_fname)
+		return 0;
+	name = info.dli_fname;
+	for (const char *s = name; *s; s++)
+		if (*s == '/')
+			name = s + 1;
+	if (raw_starts(name, "libgomp") &&
+	    (next_getenv("OMP_PROC_BIND") || next_getenv("OMP_PLACES") || next_getenv("GOMP_CPU_AFFINITY")))
+		return 0;
+	for (size_t i = 0; i < sizeof counters / sizeof *counters; i++)
+		if (raw_starts(name, counters[i]))
+			return 1;
+	return 0;
+}
+
+static void note_cpus(const void *caller)
+{
+	if (pspawn_recording == PSPAWN_RECORD_CONSTRUCTORS)
+		pspawn_asked |= only_counts(caller) ? ASKED_CPU_COUNT : ASKED_CPUS;
+}
+
 PSPAWN_API int sched_getaffinity(pid_t pid, size_t size, cpu_set_t *set)
 {
-	note(ASKED_CPUS);
+	note_cpus(__builtin_return_address(0));
 	return next_sched_getaffinity(pid, size, set);
 }
 
 PSPAWN_API int pthread_getaffinity_np(pthread_t thread, size_t size, cpu_set_t *set)
 {
-	note(ASKED_CPUS);
+	note_cpus(__builtin_return_address(0));
 	return next_pthread_getaffinity_np(thread, size, set);
 }
 
 PSPAWN_API long sysconf(int name)
 {
 	if (name == _SC_NPROCESSORS_ONLN || name == _SC_NPROCESSORS_CONF)
-		note(ASKED_CPUS);
+		note(ASKED_CPU_COUNT);
 	return next_sysconf(name);
 }
 
 PSPAWN_API int get_nprocs(void)
 {
-	note(ASKED_CPUS);
+	note(ASKED_CPU_COUNT);
 	return next_get_nprocs();
+}
+
+static void note_random(const void *caller)
+{
+	if (pspawn_recording == PSPAWN_RECORD_CONSTRUCTORS && !pspawn_random_is_renewed(caller))
+		pspawn_asked |= ASKED_RANDOM;
 }
 
 PSPAWN_API ssize_t getrandom(void *buf, size_t len, unsigned flags)
 {
-	note(ASKED_RANDOM);
+	note_random(__builtin_return_address(0));
 	return next_getrandom(buf, len, flags);
 }
 
 PSPAWN_API int getentropy(void *buf, size_t len)
 {
-	note(ASKED_RANDOM);
+	note_random(__builtin_return_address(0));
 	return next_getentropy(buf, len);
 }

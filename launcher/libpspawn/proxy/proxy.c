@@ -1,5 +1,5 @@
 /*
- * proxy.c - a proxy's life: stop before any constructor has run, serve the doorbell, fork batch leaders, climb.
+ * proxy.c - a proxy's life: stop before any constructor has run, or before main; serve the doorbell, fork batch leaders.
  *
  * The constructor below is the first code of the process after ld.so: the object is linked `-z initfirst`
  * (dl_initfirst in glibc's elf/dl-init.c; glibc >= 2.34, before that libpthread claimed the flag for itself).
@@ -25,14 +25,14 @@
 
 struct proxy pspawn_proxy = {.sock = -1, .verdict = -1};
 
-static long say(uint32_t kind, uint32_t seq, uint32_t refused_point, const char *reason)
+long pspawn_say(uint32_t kind, uint32_t refused_point, const char *reason, uint32_t number)
 {
 	struct pspawn_msg msg;
 	struct raw_text text = {msg.reason, sizeof msg.reason, 0};
 
 	raw_zero(&msg, sizeof msg);
 	msg.kind = kind;
-	msg.seq = seq;
+	msg.first = number;
 	msg.fork_point = (uint32_t)pspawn_proxy.fork_point;
 	msg.refused_point = refused_point;
 	msg.pid = sys_getpid();
@@ -47,7 +47,7 @@ static int slots_inside(const struct pspawn_batch *batch)
 	       batch->nslots <= (batch->size - batch->slots) / sizeof(struct pspawn_slot);
 }
 
-static long map_batch(int memfd, uint64_t size)
+long pspawn_map_batch(int memfd, uint64_t size)
 {
 	void *p = sys_mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, memfd, 0);
 
@@ -166,7 +166,7 @@ static int fork_ranks(uint32_t first, uint32_t end, uint32_t step)
 			result->step = PSPAWN_STEP_FORK;
 			atomic_store(&result->state, PSPAWN_SLOT_FAILED);
 			if (atomic_fetch_add(&p->batch->settled, 1) + 1 == atomic_load(&p->batch->expected))
-				say(PSPAWN_MSG_SETTLED, p->batch->seq, 0, "");
+				pspawn_say(PSPAWN_MSG_SETTLED, 0, "", 0);
 			continue;
 		}
 		result->pid = pid;
@@ -262,7 +262,7 @@ static void lead_batch(void)
 		nofile.cur = nofile.max;
 		sys_prlimit(7, &nofile, NULL);
 	}
-	if (map_batch(fds[0], msg.size) < 0)
+	if (pspawn_map_batch(fds[0], msg.size) < 0)
 		sys_exit(2);
 	atomic_store(&p->batch->leader, sys_getpid());
 	if (p->batch->streamed) {
@@ -291,81 +291,6 @@ static void drain(uint32_t seq)
 		raw_recv(pspawn_proxy.sock, &msg, sizeof msg, NULL, NULL, RAW_MSG_DONTWAIT);
 }
 
-/*
- * Goes up to main by a fork: the child returns into ld.so, runs the constructors and stops again in front of main;
- * this process waits for the verdict and is the lower rung if it is bad. Returns 1 in the climbing child.
- */
-static NOINLINE int climb(void)
-{
-	struct proxy *p = &pspawn_proxy;
-	struct pspawn_msg msg;
-	int memfd, nfds = 1, ends[2], status;
-	char text[PSPAWN_REASON_LEN] = "the program ended in a constructor";
-	long ret = raw_recv(p->sock, &msg, sizeof msg, &memfd, &nfds, MSG_CMSG_CLOEXEC);
-
-	if (ret != sizeof msg || nfds != 1 || pipe2(ends, O_CLOEXEC) < 0)
-		sys_exit(1);
-	pid_t pid = fork();
-
-	if (pid == 0) {
-		sys_close(ends[0]);
-		p->verdict = ends[1];
-		p->climbing = 1;
-		if (map_batch(memfd, msg.size) < 0 || pspawn_apply_strings(pspawn_slot(p->batch, 0)) < 0)
-			sys_exit(1);
-		const struct pspawn_slot *slot = pspawn_slot(p->batch, 0);
-
-		p->kept_bytes = slot->argv_bytes + slot->env_bytes;
-		sys_prctl(PR_SET_NAME, (unsigned long)p->comm, 0, 0, 0);
-		if (slot->set & PSPAWN_SET_CPUS)
-			sys3(__NR_sched_setaffinity, 0, slot->cpus_bytes, (char *)p->batch + slot->cpus);
-		pspawn_check_before_climb();
-		pspawn_start_recording();
-		return 1;
-	}
-	sys_close(ends[1]);
-	sys_close(memfd);
-	struct raw_pollfd wait[2] = {{ends[0], RAW_POLLIN, 0}, {p->sock, 0, 0}};
-	int64_t limit = raw_monotonic_us() + (int64_t)msg.first * 1000;
-
-	for (;;) {
-		long left = (long)((limit - raw_monotonic_us()) / 1000);
-
-		ret = pid < 0 ? 0 : sys_poll(wait, 2, left > 0 ? left : 0);
-		if (ret == -EINTR)
-			continue;
-		/* the verdict first: if this process was slow, the climber has served meanwhile and the caller hung up */
-		if (!wait[0].revents && wait[1].revents & (RAW_POLLHUP | RAW_POLLERR)) { /* the caller is gone */
-			sys_kill(pid, 9);
-			while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
-				;
-			sys_exit(0);
-		}
-		break;
-	}
-	if (ret <= 0) {
-		struct raw_text t = {text, sizeof text, 0};
-
-		raw_put(&t,
-			pid < 0 ? "the fork for the climb failed" : "constructors did not finish before the deadline");
-	} else {
-		long n = sys_read(ends[0], text, sizeof text - 1);
-
-		if (n == 1 && text[0] == 'Y')
-			sys_exit(0); /* the climber serves from now on */
-		if (n > 1)
-			text[n] = 0; /* its reason */
-	}
-	if (pid > 0) {
-		sys_kill(pid, 9);
-		while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
-			;
-	}
-	sys_close(ends[0]);
-	say(PSPAWN_MSG_READY, 0, PSPAWN_MAIN, text);
-	return 0;
-}
-
 /* Waits for the batch leader, but not longer than there is a caller: a handler of the program's may hang in the fork. */
 static void await_leader(pid_t pid)
 {
@@ -391,7 +316,7 @@ static void await_leader(pid_t pid)
 }
 
 /* Answers the doorbell until the caller is gone. Returns only in a rank or in a climber. */
-static void serve(void)
+void pspawn_serve(void)
 {
 	struct proxy *p = &pspawn_proxy;
 	struct pspawn_msg msg;
@@ -401,8 +326,9 @@ static void serve(void)
 
 		if (ret != sizeof msg)
 			sys_exit(0); /* end of file: the caller closed the context or died */
-		if (msg.kind == PSPAWN_MSG_CLIMB && !p->climbing) {
-			if (climb())
+		if (msg.kind == PSPAWN_MSG_CLIMB && msg.fork_point > (uint32_t)p->fork_point &&
+		    msg.fork_point <= PSPAWN_APP) {
+			if (pspawn_climb())
 				return;
 			continue;
 		}
@@ -427,46 +353,24 @@ static void serve(void)
 	}
 }
 
-/* A numeric field of /proc/PID/stat, counted as in proc(5); `s` is at field 3, the first after the name. */
-static unsigned long stat_field(const char *s, int field)
-{
-	unsigned long v = 0;
-
-	for (int i = 3; i < field && *s; i++) {
-		while (*s && *s != ' ')
-			s++;
-		while (*s == ' ')
-			s++;
-	}
-	for (; *s >= '0' && *s <= '9'; s++)
-		v = v * 10 + (unsigned long)(*s - '0');
-	return v;
-}
-
 /* Reads the layout that PR_SET_MM_MAP (prctl(2)) wants back in full when the argument area's bounds change. */
 static long read_layout(struct proxy *p)
 {
 	char text[2048];
-	long n = raw_read_file("/proc/self/stat", text, sizeof text);
-	const char *s = NULL;
+	const char *s = pspawn_read_stat("/proc/self/stat", text, sizeof text);
 
-	for (long i = 0; i < n; i++)
-		if (text[i] == ')')
-			s = text + i + 1;
 	if (!s)
-		return n < 0 ? n : -EPROTO;
-	while (*s == ' ')
-		s++;
-	p->map.start_code = stat_field(s, 26);
-	p->map.end_code = stat_field(s, 27);
-	p->map.start_stack = stat_field(s, 28);
-	p->map.start_data = stat_field(s, 45);
-	p->map.end_data = stat_field(s, 46);
-	p->map.start_brk = stat_field(s, 47);
-	p->map.arg_start = stat_field(s, 48);
-	p->map.arg_end = stat_field(s, 49);
-	p->map.env_start = stat_field(s, 50);
-	p->map.env_end = stat_field(s, 51);
+		return -EPROTO;
+	p->map.start_code = pspawn_stat_field(s, 26);
+	p->map.end_code = pspawn_stat_field(s, 27);
+	p->map.start_stack = pspawn_stat_field(s, 28);
+	p->map.start_data = pspawn_stat_field(s, 45);
+	p->map.end_data = pspawn_stat_field(s, 46);
+	p->map.start_brk = pspawn_stat_field(s, 47);
+	p->map.arg_start = pspawn_stat_field(s, 48);
+	p->map.arg_end = pspawn_stat_field(s, 49);
+	p->map.env_start = pspawn_stat_field(s, 50);
+	p->map.env_end = pspawn_stat_field(s, 51);
 	p->map.exe_fd = (uint32_t)-1;
 	p->area = (char *)p->map.arg_start;
 	p->area_bytes = p->map.env_end - p->map.arg_start;
@@ -499,17 +403,18 @@ __attribute__((constructor)) static void stop_at_preinit(int argc, char **argv, 
 	p->argv = argv;
 	p->envp = envp;
 	p->random = (unsigned char *)getauxval(AT_RANDOM);
+	p->actor = "a constructor";
 	if (read_layout(p) < 0)
 		sys_exit(1);
 	sys_prctl(PR_SET_NAME, (unsigned long)"pspawn-proxy", 0, 0, 0);
 	if (pspawn_check_preinit(&text) < 0) {
 		p->fork_point = PSPAWN_EXEC;
-		say(PSPAWN_MSG_READY, 0, PSPAWN_PREINIT, reason);
+		pspawn_say(PSPAWN_MSG_READY, PSPAWN_PREINIT, reason, 0);
 	} else {
 		p->fork_point = PSPAWN_PREINIT;
-		say(PSPAWN_MSG_READY, 0, 0, "");
+		pspawn_say(PSPAWN_MSG_READY, 0, "", 0);
 	}
-	serve();
+	pspawn_serve();
 }
 
 /* ---- main ---- */
@@ -519,24 +424,34 @@ typedef int (*start_function)(main_function, int, char **, void (*)(void), void 
 
 static main_function program_main;
 
+/* The climber to main arrives here; one that goes higher goes on from here. Returns in a rank, or on the way up. */
 static void stop_at_main(void)
 {
 	struct proxy *p = &pspawn_proxy;
-	char reason[PSPAWN_REASON_LEN] = "";
-	struct raw_text text = {reason, sizeof reason, 0};
 
-	pspawn_recording = PSPAWN_RECORD_NOTHING;
-	sys_prctl(PR_SET_NAME, (unsigned long)"pspawn-proxy", 0, 0, 0); /* also what a fork in the checks is called */
-	if (pspawn_check_main(&text) < 0) {
-		sys_write(p->verdict, reason, text.at ? text.at : 1);
-		sys_exit(1);
+	pspawn_arrive();
+	if (!p->target)
+		return;
+	if (pspawn_await_script()) {
+		p->begun = 1;
+		return;
 	}
-	p->fork_point = PSPAWN_MAIN;
-	sys_write(p->verdict, "Y", 1);
-	sys_close(p->verdict);
-	p->verdict = -1;
-	say(PSPAWN_MSG_READY, 0, 0, "");
-	serve();
+	pspawn_load_preloads();
+	if (p->target == PSPAWN_WARM) {
+		pspawn_arrive();
+		return;
+	}
+	p->begun = 1;
+	p->fixed_args = p->argc;
+}
+
+/* The application says that it is time: everything before was done once. A no-op but in the climber, and 1 in its ranks. */
+PSPAWN_API int pspawn_point_here(void)
+{
+	if (pspawn_proxy.target != PSPAWN_APP)
+		return 0;
+	pspawn_arrive();
+	return 1;
 }
 
 static int stopped_main(int argc, char **argv, char **envp)
@@ -554,7 +469,7 @@ PSPAWN_API int __libc_start_main(main_function main, int argc, char **argv, void
 {
 	start_function start = (start_function)dlsym(RTLD_NEXT, "__libc_start_main");
 
-	if (pspawn_proxy.climbing) {
+	if (pspawn_proxy.target == PSPAWN_MAIN) {
 		program_main = main;
 		main = stopped_main;
 	}

@@ -12,11 +12,15 @@
 #include "../shared.h"
 
 struct proxy {
-	int sock;	/* the doorbell; -1: this process is no proxy (any more) */
-	int fork_point; /* where this process stopped */
-	int climbing;	/* on the way from preinit to main */
-	int verdict;	/* pipe on which a climber tells its parent how the climb ended; -1 */
-	int highest_fd; /* for kernels without close_range */
+	int sock;	 /* the doorbell; -1: this process is no proxy (any more) */
+	int fork_point;	 /* where this process stopped */
+	int target;	 /* the fork point that this process is climbing to; 0: none */
+	int begun;	 /* main has begun: who reads argv has read it */
+	int fixed_args;	 /* so many leading arguments were read for good */
+	int careful;	 /* the climb before this one was refused: look after each preload whether it was that one */
+	uint32_t loaded; /* preloads */
+	int verdict;	 /* pipe on which a climber tells its parent how the climb ended; -1 */
+	int highest_fd;	 /* for kernels without close_range */
 	int argc, envc;
 	char **argv, **envp; /* the vectors on the initial stack, which _start reads: their shape never changes */
 	char *area;	     /* the strings that the kernel put there */
@@ -25,6 +29,7 @@ struct proxy {
 	char comm[16];	   /* as exec set it */
 	unsigned char *random; /* AT_RANDOM's 16 bytes */
 	struct prctl_mm_map map;
+	const char *actor;	    /* who gets the blame in a refusal: "a constructor", a preload's name */
 	struct pspawn_batch *batch; /* mapped while a climb or a vector call needs it */
 	size_t batch_bytes;
 	int *channels;
@@ -40,28 +45,95 @@ HIDDEN void pspawn_become_rank(uint32_t index, const struct pspawn_slot *slot);
 /* rank.c: rewrites the strings of argv and environment in place; 0 or a negative errno. */
 HIDDEN long pspawn_apply_strings(const struct pspawn_slot *slot);
 
+/* proxy.c: answers the doorbell. Returns only in a rank or in a climber. */
+HIDDEN void pspawn_serve(void);
+HIDDEN long pspawn_say(uint32_t kind, uint32_t refused_point, const char *text, uint32_t number);
+HIDDEN long pspawn_map_batch(int memfd, uint64_t size);
+
+/* climb.c: goes up by a fork. Returns 1 in the climber, whose target is set; 0 if this process goes on serving. */
+HIDDEN int pspawn_climb(void);
+/* climb.c: the climber stands at its target. If the checks allow it serves there, and returns in a rank or in a climber
+ * that goes higher; else it ends. */
+HIDDEN void pspawn_arrive(void);
+/* climb.c: the climber ends, because of `reason`: the preload that is at work is dropped, or its target cannot be had. */
+HIDDEN void pspawn_give_up(const char *reason) __attribute__((noreturn));
+/* climb.c: from now on this preload is at work, until the next one; NULL: none. 0 if an earlier climb dropped it. */
+HIDDEN int pspawn_begin_preload(const char *preload);
+/* climb.c: it is done; after a climb that failed looks whether it was this one. */
+HIDDEN void pspawn_end_preload(void);
+/* climb.c: in a rank, what the program itself has changed of its environment before the fork point. */
+HIDDEN void pspawn_change_environment(void);
+
+/* warm.c: dlopens what the climb's batch names, and has modules imported if this is a Python interpreter. */
+HIDDEN void pspawn_load_preloads(void);
+
+/* python.c: is this a Python interpreter that can be stopped before its script? */
+HIDDEN int pspawn_is_python(void);
+/* python.c: asks it to tell when it comes there: pspawn_arrive() is called then. */
+HIDDEN int pspawn_await_script(void);
+/* python.c: does whoever asks for random numbers get new ones in each rank? */
+HIDDEN int pspawn_random_is_renewed(const void *caller);
+/* python.c: imports a module, or what the script's head imports (NULL). */
+HIDDEN void pspawn_import(const char *name);
+
 /* check.c: each writes a reason and returns -1 if this process must not be forked from. */
 HIDDEN int pspawn_check_preinit(struct raw_text *reason);
 HIDDEN void pspawn_check_before_climb(void);
-HIDDEN int pspawn_check_main(struct raw_text *reason);
+HIDDEN int pspawn_check_climbed(struct raw_text *reason);
+/* Of those checks the ones that can be made between preloads. */
+HIDDEN int pspawn_check_between(struct raw_text *reason);
 
 /* interpose.c: what constructors asked for while `pspawn_recording` was set. */
 enum asked {
-	ASKED_CPUS = 1,
+	ASKED_CPUS = 1, /* which they are */
 	ASKED_RANDOM = 2,
 	ASKED_TOO_MUCH = 4, /* the table of names is full */
+	ASKED_CPU_COUNT = 8,
 };
 extern int pspawn_recording HIDDEN;
 extern unsigned pspawn_asked HIDDEN;
 enum recording { PSPAWN_RECORD_NOTHING, PSPAWN_RECORD_CONSTRUCTORS, PSPAWN_RECORD_RENEWALS };
 HIDDEN void pspawn_resolve_interposed(void);
-/* From here on what constructors ask for is noted; pspawn_forget_names() frees the memory that this takes. */
+/* From here on what constructors ask for is noted; pspawn_forget_notes() frees the memory that this takes. */
 HIDDEN void pspawn_start_recording(void);
-HIDDEN void pspawn_forget_names(void);
+HIDDEN void pspawn_forget_notes(void);
+/* Notes that a variable is read; from main on ends the climb if its value differs between ranks. */
+HIDDEN void pspawn_note_name(const char *name);
 /* The first object that asked for the process id and did not ask again in a fork's child: its index, or -1. */
 HIDDEN int pspawn_pid_keeper(const char **name);
-HIDDEN const char *pspawn_pid_asker(int index);
+/* Its name, and the preload that was at work when it asked ("": none). */
+HIDDEN const char *pspawn_pid_asker(int index, const char **preload);
 /* The first of the `len` bytes of terminated `names` that a constructor read, or NULL. */
 HIDDEN const char *pspawn_asked_name(const char *names, size_t len);
+
+/* The text of a /proc/PID/stat from field 3 on, the first after the name; NULL if there is none. */
+static inline const char *pspawn_read_stat(const char *path, char *text, size_t size)
+{
+	long n = raw_read_file(path, text, size);
+	const char *s = NULL;
+
+	for (long i = 0; i < n; i++)
+		if (text[i] == ')')
+			s = text + i + 1;
+	while (s && *s == ' ')
+		s++;
+	return s;
+}
+
+/* A numeric field of /proc/PID/stat, counted as in proc(5); `s` is from pspawn_read_stat(). */
+static inline unsigned long pspawn_stat_field(const char *s, int field)
+{
+	unsigned long v = 0;
+
+	for (int i = 3; i < field && *s; i++) {
+		while (*s && *s != ' ')
+			s++;
+		while (*s == ' ')
+			s++;
+	}
+	for (; *s >= '0' && *s <= '9'; s++)
+		v = v * 10 + (unsigned long)(*s - '0');
+	return v;
+}
 
 #endif

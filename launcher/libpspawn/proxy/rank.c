@@ -54,7 +54,7 @@ static char *place_strings(size_t bytes)
 
 	if (bytes <= p->area_bytes - p->kept_bytes)
 		return p->area + p->kept_bytes;
-	if (p->fork_point != PSPAWN_MAIN)
+	if (p->fork_point < PSPAWN_MAIN)
 		return NULL;
 	map = sys_mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	return raw_map_failed(map) ? NULL : map;
@@ -71,7 +71,7 @@ static long place_vectors(uint32_t argc, uint32_t envc, char *place)
 
 	if ((int)argc == p->argc && (int)envc == p->envc)
 		return 0;
-	if (p->fork_point != PSPAWN_MAIN)
+	if (p->fork_point < PSPAWN_MAIN)
 		return -E2BIG;
 	p->argv = (char **)(((uintptr_t)place + 15) & ~(uintptr_t)15);
 	p->argc = (int)argc;
@@ -99,6 +99,20 @@ static void tell_libc(void)
 			program_invocation_short_name = s + 1;
 }
 
+/* Whoever read its arguments before the fork point cannot be given others. */
+static int same_arguments(const struct pspawn_slot *slot)
+{
+	const struct proxy *p = &pspawn_proxy;
+	const char *s = at(slot->strings), *end = s + slot->argv_bytes;
+
+	for (int i = 0; i < p->fixed_args; i++) {
+		if (s >= end || !raw_streq(p->argv[i], s))
+			return 0;
+		s += raw_strlen(s) + 1;
+	}
+	return p->fixed_args < p->argc || s == end;
+}
+
 /* The strings, the pointers to them, and the bounds that /proc/PID/cmdline and environ show, which are set by
  * PR_SET_MM_MAP: it needs no privilege (Linux 3.18). */
 long pspawn_apply_strings(const struct pspawn_slot *slot)
@@ -109,10 +123,12 @@ long pspawn_apply_strings(const struct pspawn_slot *slot)
 	int same_shape = (int)slot->argc == p->argc && (int)slot->envc == p->envc;
 	char *s = place_strings(total + (same_shape ? 0 : vectors)), *end = s + total;
 
-	if (!s || place_vectors(slot->argc, slot->envc, end) < 0)
-		return -E2BIG;
 	if (slot->strings > p->batch_bytes || total > p->batch_bytes - slot->strings)
 		return -EPROTO;
+	if (p->begun && !same_arguments(slot))
+		return -EINVAL;
+	if (!s || place_vectors(slot->argc, slot->envc, end) < 0)
+		return -E2BIG;
 	p->map.arg_start = (unsigned long)s;
 	raw_copy(s, at(slot->strings), total);
 	for (int i = 0; i < p->argc + p->envc; i++) {
@@ -125,8 +141,10 @@ long pspawn_apply_strings(const struct pspawn_slot *slot)
 	p->map.env_start = p->map.arg_end;
 	p->map.env_end = p->map.env_start + slot->env_bytes;
 	p->map.brk = (unsigned long)sys1(__NR_brk, 0);
-	if (p->fork_point == PSPAWN_MAIN)
+	if (p->fork_point >= PSPAWN_MAIN)
 		tell_libc();
+	if (p->fork_point > PSPAWN_MAIN)
+		pspawn_change_environment();
 	return sys_prctl(PR_SET_MM, PR_SET_MM_MAP, (unsigned long)&p->map, sizeof p->map, 0);
 }
 

@@ -30,7 +30,7 @@ class OwnOption(NamedTuple):
 
     name: str
     kind: str
-    """flag, choice, seconds, table, or file (whose value is optional, so that only ``=FILE`` gives one)."""
+    """flag, choice, seconds, table, names, or file (whose value is optional, so that only ``=FILE`` gives one)."""
     text: str
     example: str
     choices: tuple[str, ...] = ()
@@ -48,9 +48,23 @@ OPTIONS = (
     OwnOption(
         "fork-point",
         "choice",
-        "Where ranks are forked: before constructors (preinit), before main (main), or not at all (exec).",
+        "Where ranks are forked: before constructors (preinit), before main (main), with preloads or before a Python"
+        " script (warm), where the application calls pspawn_point() (app), or not at all (exec).",
         "--pspawn-fork-point main",
-        ("auto", "exec", "preinit", "main"),
+        ("auto", "exec", "preinit", "main", "warm", "app"),
+    ),
+    OwnOption(
+        "preload",
+        "names",
+        "At warm and app: load these once, before ranks are forked: Python modules, shared objects, 'auto' (what the"
+        " script's head imports), 'recipe' (Open MPI's components), 'none'.",
+        "--pspawn-preload numpy,scipy.linalg",
+    ),
+    OwnOption(
+        "record",
+        "flag",
+        "Note what this run loads, as a profile for later launches of the same program.",
+        "--pspawn-record",
     ),
     OwnOption(
         "report",
@@ -286,7 +300,7 @@ class Reporting:
 
 def takes_value(word: str) -> bool:
     """Whether the next word is the value of this own option."""
-    return any(word == option.word and option.kind in ("choice", "seconds", "table") for option in OPTIONS)
+    return any(word == option.word and option.kind in ("choice", "seconds", "table", "names") for option in OPTIONS)
 
 
 def read_own(words: list[str]) -> Own:
@@ -303,7 +317,7 @@ def read_own(words: list[str]) -> Own:
         report = "" if report in TO_STDERR else os.path.abspath(report)
     stub = StubOptions(
         given.get("fork-point"), None, bool(given.get("require")), given.get("timeout"), bool(given.get("verbose")),
-        given.get("bind-to"), given.get("domains"),
+        given.get("bind-to"), given.get("domains"), given.get("preload"), bool(given.get("record")),
     )  # fmt: skip
     return Own(stub, given.get("engine"), report)
 
@@ -338,7 +352,7 @@ def _plainly_right(words: list[str]) -> dict[str, Any] | None:
         if option.kind == "flag" and text == "1":
             values[option.name] = True
         elif (
-            option.kind == "file"
+            option.kind in ("file", "names")
             or (option.kind == "choice" and text in option.choices)
             or (option.kind == "table" and is_table(text))
         ):
@@ -388,6 +402,7 @@ def command() -> click.Command:
             "seconds": {"type": click.IntRange(min=1), "metavar": "SECONDS"},
             "table": {"callback": check_table, "metavar": "TABLE"},
             "file": {"metavar": "[=FILE]"},
+            "names": {"metavar": "NAME,NAME…"},
         }
         name = option.name.replace("-", "_")
         text = f"{option.text} Example: {option.example}"

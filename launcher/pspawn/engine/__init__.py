@@ -65,6 +65,8 @@ class StubOptions(NamedTuple):
     verbose: bool = False
     bind_to: Optional[str] = None  # noqa: UP045
     domains: Optional[str] = None  # noqa: UP045
+    preload: Optional[str] = None  # noqa: UP045
+    record: bool = False
 
     def words(self, stub: str, engine: str) -> list[str]:
         """The stub's path and options. No option has a blank (engines split the agent at blanks); the path may."""
@@ -85,6 +87,10 @@ class StubOptions(NamedTuple):
             words.append(f"--pspawn-bind-to={self.bind_to}")
         if self.domains is not None:
             words.append(f"--pspawn-domains={self.domains}")
+        if self.preload is not None:
+            words.append(f"--pspawn-preload={percent_encoded(self.preload)}")
+        if self.record:
+            words.append("--pspawn-record")
         return words
 
 

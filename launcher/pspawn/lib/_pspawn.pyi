@@ -14,6 +14,8 @@ class _Lib:
     PSPAWN_EXEC: int
     PSPAWN_PREINIT: int
     PSPAWN_MAIN: int
+    PSPAWN_WARM: int
+    PSPAWN_APP: int
     PSPAWN_STEP_NONE: int
     PSPAWN_STEP_CONTEXT: int
     PSPAWN_STEP_FDS: int

@@ -25,7 +25,14 @@ except ImportError as error:
         f"pspawn.lib cannot load its extension: {error}; in a source tree it must have been built (pip install -e .)"
     ) from error
 
-FORK_POINTS = {"auto": lib.PSPAWN_AUTO, "exec": lib.PSPAWN_EXEC, "preinit": lib.PSPAWN_PREINIT, "main": lib.PSPAWN_MAIN}
+FORK_POINTS = {
+    "auto": lib.PSPAWN_AUTO,
+    "exec": lib.PSPAWN_EXEC,
+    "preinit": lib.PSPAWN_PREINIT,
+    "main": lib.PSPAWN_MAIN,
+    "warm": lib.PSPAWN_WARM,
+    "app": lib.PSPAWN_APP,
+}
 DEVNULL = -3  # as subprocess.DEVNULL and subprocess.STDOUT, without importing it
 STDOUT = -2
 PIPE = -1
@@ -53,9 +60,14 @@ class Context:
     os.environ) are what ranks get that ask for nothing else; ``env`` is a mapping or a sequence of ``"NAME=value"``.
 
     ``fork_point`` is ``"preinit"``, ``"main"``, ``"exec"`` (no proxy: ranks are exec'd) or ``"auto"``: ``preinit`` if
-    ``argv`` is given, else ``main``. At ``preinit`` all ranks have as many arguments and variables as the context. A
-    fork point that the program does not allow is refused: then it is a lower one (see ``fork_point`` and ``refused``),
-    or with ``strict`` an error.
+    ``argv`` is given, else ``main``. At ``preinit`` all ranks have as many arguments and variables as the context. At
+    ``"warm"`` the proxy has loaded ``preloads``, and a Python interpreter stands before its script; at ``"app"`` the
+    program has called pspawn_point(), and all ranks have its arguments. A fork point that the program does not allow is
+    refused: then it is a lower one (see ``fork_point`` and ``refused``), or with ``strict`` an error.
+
+    ``preloads`` names shared objects (with a slash or ``.so``), Python modules, ``"auto"`` (what the head of the script
+    imports) and ``"recipe"`` (what is known of libraries: the components of Open MPI); default: these two. One that
+    cannot be loaded, or that does what a fork would not keep, is left out: see ``dropped``.
 
     ``numa_node`` (OS index) binds the proxy and its memory to a NUMA node, ``cpus`` the proxy to CPUs (default: those
     of the node), as far as this thread may use them. Ranks then run there too, unless a task has ``cpus`` of its own.
@@ -78,6 +90,7 @@ class Context:
         numa_node: int | None = None,
         cpus: Iterable[int] | None = None,
         timeout: float = 10.0,
+        preloads: Sequence[StrOrBytes] | None = None,
     ) -> None:
         self._closed = True  # for __del__, until there is something to close
         self._lock = threading.Lock()
@@ -97,6 +110,7 @@ class Context:
         attr.strict = strict
         attr.numa_node = -1 if numa_node is None or not _is_numa() else numa_node
         attr.timeout_ms = max(1, int(timeout * 1000))
+        attr.preloads = keep.strings(preloads) if preloads is not None else ffi.NULL
         self._handle = ffi.new("pspawn_context_t *")
         reason = ffi.new("char[]", 256)
         handle = self._handle
@@ -115,11 +129,24 @@ class Context:
         self._pid = int(info.pid) or None
         self._fork_point = ffi.string(lib.pspawn_fork_point_name(info.fork_point)).decode()
         self._refused = why if info.refused_point else None
+        self._preloaded = int(info.preloaded)
+        lines = ffi.string(info.dropped).decode(errors="replace").splitlines()
+        self._dropped = dict(zip(lines[::2], lines[1::2]))
 
     @property
     def pid(self) -> int | None:
         """Process ID of the proxy; None at ``exec``."""
         return self._pid
+
+    @property
+    def preloaded(self) -> int:
+        """How many preloads were loaded before the fork point."""
+        return self._preloaded
+
+    @property
+    def dropped(self) -> dict[str, str]:
+        """The preloads that were not, each with the reason."""
+        return dict(self._dropped)
 
     @property
     def fork_point(self) -> str:

@@ -1,0 +1,407 @@
+/*
+ * climb.c - from one fork point up to the next, by a fork that runs on: the process below waits for the verdict and is
+ * the proxy if it is bad, so a climb that fails costs no second exec.
+ *
+ * On the way to main the climber runs the constructors; on the way to warm it loads what the program will load later;
+ * on the way to app it runs the program itself. A preload that breaks a check, fails or kills the climber is dropped by
+ * name, and the climb begun again without it.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "proxy.h"
+
+#define DROPS 16	      /* so many preloads are dropped one by one, then all */
+#define LONGEST_CLIMB 30      /* times the silence: a program that computes for ever before its fork point */
+#define CHANGES_BYTES 65536   /* of the environment */
+#define VERDICT_REACHED 'Y'   /* the climber serves from now on */
+#define VERDICT_REFUSED 'N'   /* the rung cannot be had; then the reason */
+#define VERDICT_DROP 'D'      /* the preload at work is to blame; then the reason */
+#define VERDICT_CAREFULLY 'A' /* some preload is to blame: once more, looking after each; then the reason */
+
+/* Cut to PSPAWN_PRELOAD_LEN like batch->at_work; only the process below writes, its climbers inherit it. */
+static char (*dropped)[PSPAWN_PRELOAD_LEN];
+static int ndropped, all_dropped;
+
+/* What the program changed of its environment: "NAME=VALUE" or, for a removed one, "NAME", each terminated. */
+static char *changes;
+static size_t changes_bytes;
+
+/* The proxy's own CPUs: on the way up it has those of a rank. */
+static uint8_t own_cpus[PSPAWN_CPU_BYTES];
+static long own_cpus_bytes;
+
+static void __attribute__((noreturn)) tell(char verdict, const char *reason)
+{
+	char text[PSPAWN_REASON_LEN + 1] = {verdict};
+	struct raw_text t = {text, sizeof text, 1};
+
+	raw_put(&t, reason);
+	sys_write(pspawn_proxy.verdict, text, t.at);
+	sys_exit(1);
+}
+
+void pspawn_give_up(const char *reason)
+{
+	tell(pspawn_proxy.batch && *pspawn_proxy.batch->at_work ? VERDICT_DROP : VERDICT_REFUSED, reason);
+}
+
+int pspawn_begin_preload(const char *preload)
+{
+	struct pspawn_batch *batch = pspawn_proxy.batch;
+	struct raw_text t = {batch->at_work, sizeof batch->at_work, 0};
+
+	batch->at_work[0] = 0;
+	if (!preload)
+		return 1;
+	if (all_dropped)
+		return 0;
+	raw_put(&t, preload);
+	for (int i = 0; i < ndropped; i++)
+		if (raw_streq(dropped[i], batch->at_work)) {
+			batch->at_work[0] = 0;
+			return 0;
+		}
+	return 1;
+}
+
+void pspawn_end_preload(void)
+{
+	char reason[PSPAWN_REASON_LEN] = "";
+	struct raw_text text = {reason, sizeof reason, 0};
+
+	if (!*pspawn_proxy.batch->at_work)
+		return;
+	if (pspawn_proxy.careful) {
+		const char *actor = pspawn_proxy.actor;
+
+		pspawn_proxy.actor = "it"; /* its name goes before */
+		if (pspawn_check_between(&text) < 0)
+			pspawn_give_up(reason);
+		pspawn_proxy.actor = actor;
+	}
+	pspawn_proxy.loaded++;
+	pspawn_proxy.batch->at_work[0] = 0;
+}
+
+/* ---- the process below ---- */
+
+static void drop(const char *preload, const char *reason)
+{
+	char text[PSPAWN_REASON_LEN];
+	struct raw_text t = {text, sizeof text, 0};
+	size_t skip = 0;
+
+	/* what it is was for us: the kind, an object's flags */
+	while (*preload == PSPAWN_PRELOAD_OBJECT && preload[skip] && preload[skip] != ' ')
+		skip++;
+	raw_put(&t, *preload ? preload + skip + 1 : "");
+	raw_put(&t, "\n");
+	raw_put(&t, reason);
+	pspawn_say(PSPAWN_MSG_DROPPED, 0, text, 0);
+	if (!dropped) {
+		void *map = sys_mmap(NULL, DROPS * sizeof *dropped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+				     -1, 0);
+
+		dropped = raw_map_failed(map) ? NULL : map;
+	}
+	if (!dropped || ndropped == DROPS) {
+		all_dropped = 1;
+		return;
+	}
+	t = (struct raw_text){dropped[ndropped++], sizeof *dropped, 0};
+	raw_put(&t, preload);
+}
+
+/* Grows while the climber makes progress: CPU ticks and major faults, as pspawn_progress() of context.c. */
+static long progress_of(pid_t pid)
+{
+	char path[32] = "/proc/", text[1024];
+	struct raw_text t = {path, sizeof path, 6};
+	const char *s;
+
+	raw_put_num(&t, pid);
+	raw_put(&t, "/stat");
+	s = pspawn_read_stat(path, text, sizeof text);
+	if (!s || *s == 'Z' || *s == 'T' || *s == 't')
+		return -1;
+	if (*s == 'D')
+		return (long)(raw_monotonic_us() & 0x7fffffff);
+	return (long)(pspawn_stat_field(s, 12) + pspawn_stat_field(s, 14) + pspawn_stat_field(s, 15));
+}
+
+/* Ends the climber, and with it what it started on the way, which comes to this process as their subreaper. */
+static void end_climber(void)
+{
+	char children[4096];
+	int status;
+
+	while (raw_read_file("/proc/thread-self/children", children, sizeof children) > 0 && *children) {
+		for (const char *s = children; *s; s++) {
+			sys_kill((int)raw_atol(s), 9);
+			while (*s && *s != ' ')
+				s++;
+			if (!*s)
+				break;
+		}
+		while (waitpid(-1, &status, __WALL) < 0 && errno == EINTR)
+			;
+	}
+	while (waitpid(-1, &status, __WALL) > 0 ||
+	       errno == EINTR) /* without /proc: the climber, and whatever ends by itself */
+		;
+}
+
+/* Waits for the climber's verdict; its first byte, the reason in `text`. 0: it ended without one; -1: silence. */
+static int await_verdict(pid_t pid, int end, const struct pspawn_msg *climb, char *text, size_t size)
+{
+	struct raw_pollfd wait[2] = {{end, RAW_POLLIN, 0}, {pspawn_proxy.sock, 0, 0}};
+	int64_t silence = (int64_t)climb->first * 1000, now = raw_monotonic_us(), limit = now + silence;
+	/* constructors have had one deadline for all from the beginning; a script's imports, or a set-up, may take longer */
+	int64_t last = climb->fork_point == PSPAWN_MAIN ? limit : now + LONGEST_CLIMB * silence;
+	long progress = -1, n;
+
+	for (;;) {
+		now = raw_monotonic_us();
+		if (now >= limit || now >= last)
+			return -1;
+		n = (long)((limit < last ? limit : last) - now) / 1000 + 1;
+		n = sys_poll(wait, 2, n < 1000 ? n : 1000);
+		if (n == -EINTR)
+			continue;
+		/* the verdict first: if this process was slow, the climber has served meanwhile and the caller hung up */
+		if (wait[0].revents)
+			break;
+		if (wait[1].revents & (RAW_POLLHUP | RAW_POLLERR)) { /* the caller is gone */
+			end_climber();
+			sys_exit(0);
+		}
+		n = progress_of(pid);
+		if (n >= 0 && n != progress && climb->fork_point > PSPAWN_MAIN) {
+			progress = n;
+			limit = raw_monotonic_us() + silence;
+			pspawn_say(PSPAWN_MSG_CLIMBS, 0, "", 0);
+		}
+	}
+	n = sys_read(end, text, size - 1);
+	text[n > 0 ? n : 0] = 0;
+	return n > 0 ? text[0] : 0;
+}
+
+static const char *ended_early(uint32_t target)
+{
+	return target == PSPAWN_MAIN   ? "the program ended in a constructor"
+	       : target == PSPAWN_WARM ? "the program ended before it could be stopped"
+				       : "the program ended before it called pspawn_point()";
+}
+
+static const char *too_slow(uint32_t target)
+{
+	return target == PSPAWN_MAIN ? "constructors did not finish before the deadline"
+				     : "the program did not come to the fork point before the deadline";
+}
+
+/* The climber's first steps; what it was lent below is its own now. */
+static void begin_climb(const struct pspawn_msg *climb, int memfd, int verdict)
+{
+	struct proxy *p = &pspawn_proxy;
+	const struct pspawn_slot *slot;
+
+	p->verdict = verdict;
+	p->target = (int)climb->fork_point;
+	p->loaded = 0;
+	if (pspawn_map_batch(memfd, climb->size) < 0)
+		sys_exit(1);
+	slot = pspawn_slot(p->batch, 0);
+	if (p->fork_point < PSPAWN_MAIN) { /* higher up it has them already, and may point to them */
+		if (pspawn_apply_strings(slot) < 0)
+			sys_exit(1);
+		p->kept_bytes = slot->argv_bytes + slot->env_bytes;
+	}
+	sys_prctl(PR_SET_NAME, (unsigned long)p->comm, 0, 0, 0);
+	p->actor = p->target == PSPAWN_MAIN ? "a constructor" : p->target == PSPAWN_WARM ? "a preload" : "the program";
+	own_cpus_bytes = sys3(__NR_sched_getaffinity, 0, sizeof own_cpus, own_cpus);
+	if (slot->set & PSPAWN_SET_CPUS)
+		sys3(__NR_sched_setaffinity, 0, slot->cpus_bytes, (char *)p->batch + slot->cpus);
+	pspawn_check_before_climb();
+	pspawn_start_recording();
+}
+
+/* One attempt; 1 in the climber, else 0 with the verdict. */
+static int attempt(const struct pspawn_msg *climb, int memfd, const struct pspawn_batch *batch, int *verdict,
+		   char *text, size_t size)
+{
+	int ends[2];
+	pid_t pid;
+
+	if (pipe2(ends, O_CLOEXEC) < 0)
+		sys_exit(1);
+	sys_prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
+	pid = fork();
+	if (pid == 0) {
+		sys_close(ends[0]);
+		sys_munmap((void *)(uintptr_t)batch, climb->size);
+		begin_climb(climb, memfd, ends[1]);
+		return 1;
+	}
+	sys_close(ends[1]);
+	*verdict = pid < 0 ? -2 : await_verdict(pid, ends[0], climb, text, size);
+	if (*verdict == VERDICT_REACHED)
+		sys_exit(0);
+	sys_close(ends[0]);
+	if (pid > 0)
+		end_climber();
+	sys_prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0);
+	sys2(__NR_ftruncate, 1, 0); /* what it wrote: the next attempt is not to blame */
+	sys3(__NR_lseek, 1, 0, SEEK_SET);
+	return 0;
+}
+
+__attribute__((noinline)) int pspawn_climb(void)
+{
+	struct pspawn_msg climb;
+	int memfd, nfds = 1, verdict;
+	char text[PSPAWN_REASON_LEN + 1];
+	const char *why = text + 1;
+	const struct pspawn_batch *batch;
+	long ret = raw_recv(pspawn_proxy.sock, &climb, sizeof climb, &memfd, &nfds, MSG_CMSG_CLOEXEC);
+
+	if (ret != sizeof climb || nfds != 1)
+		sys_exit(1);
+	batch = sys_mmap(NULL, climb.size, PROT_READ, MAP_SHARED, memfd, 0);
+	if (raw_map_failed(batch) || climb.size < sizeof *batch)
+		sys_exit(1);
+	pspawn_proxy.careful = 0;
+	for (;;) {
+		if (attempt(&climb, memfd, batch, &verdict, text, sizeof text))
+			return 1;
+		if (verdict == VERDICT_REFUSED || verdict == -2)
+			break;
+		if (verdict == VERDICT_CAREFULLY && !pspawn_proxy.careful) {
+			pspawn_proxy.careful = 1;
+			continue;
+		}
+		why = verdict > 0 ? text + 1 : verdict < 0 ? too_slow(climb.fork_point) : ended_early(climb.fork_point);
+		if (verdict == VERDICT_CAREFULLY || !*batch->at_work || all_dropped)
+			break;
+		drop(batch->at_work, verdict == 0 ? "the program ended while it was loaded" : why);
+		if (verdict < 0) /* the deadline is used up */
+			break;
+	}
+	sys_munmap((void *)(uintptr_t)batch, climb.size);
+	sys_close(memfd);
+	pspawn_say(PSPAWN_MSG_READY, climb.fork_point, verdict == -2 ? "the fork for the climb failed" : why, 0);
+	return 0;
+}
+
+/* ---- the climber at its target ---- */
+
+static int is_original(const char *s)
+{
+	const struct proxy *p = &pspawn_proxy;
+
+	for (int i = 0; i < p->envc; i++)
+		if (p->envp[i] == s)
+			return 1;
+	return 0;
+}
+
+static const char *named(char **envp, const char *name)
+{
+	size_t len = (size_t)(strchrnul(name, '=') - name);
+
+	for (; *envp; envp++)
+		if (strncmp(*envp, name, len) == 0 && (*envp)[len] == '=')
+			return *envp;
+	return NULL;
+}
+
+static int note_change(const char *s, size_t len)
+{
+	if (!changes) {
+		void *map = sys_mmap(NULL, CHANGES_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+		if (raw_map_failed(map))
+			return -1;
+		changes = map;
+	}
+	if (len + 1 > CHANGES_BYTES - changes_bytes)
+		return -1;
+	memcpy(changes + changes_bytes, s, len);
+	changes[changes_bytes + len] = 0;
+	changes_bytes += len + 1;
+	return 0;
+}
+
+/* Above main the program may have changed its environment: each rank has another, and changes that. */
+static int note_changes(void)
+{
+	const struct proxy *p = &pspawn_proxy;
+
+	for (char **e = environ; *e; e++)
+		if (!is_original(*e) && note_change(*e, strlen(*e)) < 0)
+			return -1;
+	for (int i = 0; i < p->envc; i++)
+		if (!named(environ, p->envp[i]) &&
+		    note_change(p->envp[i], (size_t)(strchrnul(p->envp[i], '=') - p->envp[i])) < 0)
+			return -1;
+	return 0;
+}
+
+void pspawn_change_environment(void)
+{
+	char name[256];
+
+	for (char *s = changes; s && s < changes + changes_bytes; s += strlen(s) + 1) {
+		char *value = strchr(s, '=');
+		size_t len = value ? (size_t)(value - s) : strlen(s);
+
+		if (!value) {
+			unsetenv(s);
+		} else if (len < sizeof name) {
+			memcpy(name, s, len);
+			name[len] = 0;
+			setenv(name, value + 1, 1);
+		}
+	}
+}
+
+static int check(struct raw_text *reason)
+{
+	if (pspawn_check_climbed(reason) < 0)
+		return -1;
+	if (pspawn_proxy.target > PSPAWN_MAIN && note_changes() < 0) {
+		raw_put(reason, "the program changed more of its environment than can be noted");
+		return -1;
+	}
+	return 0;
+}
+
+void pspawn_arrive(void)
+{
+	struct proxy *p = &pspawn_proxy;
+	char reason[PSPAWN_REASON_LEN] = "", reached = VERDICT_REACHED;
+	struct raw_text text = {reason, sizeof reason, 0};
+
+	pspawn_recording = PSPAWN_RECORD_NOTHING;
+	sys_prctl(PR_SET_NAME, (unsigned long)"pspawn-proxy", 0, 0, 0); /* also what a fork in the checks is called */
+	if (check(&text) < 0)
+		tell(p->loaded && !p->careful ? VERDICT_CAREFULLY : VERDICT_REFUSED, reason);
+	p->fork_point = p->target;
+	p->target = 0;
+	if (own_cpus_bytes > 0)
+		sys3(__NR_sched_setaffinity, 0, own_cpus_bytes, own_cpus);
+	sys_write(p->verdict, &reached, 1);
+	sys_close(p->verdict);
+	p->verdict = -1;
+	pspawn_say(PSPAWN_MSG_READY, 0, "", p->loaded);
+	pspawn_serve();
+}

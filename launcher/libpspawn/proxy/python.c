@@ -1,0 +1,388 @@
+/*
+ * python.c - stops a CPython interpreter between its start and its script, and makes a fork of it a fresh interpreter.
+ *
+ * The place is an audit event, cpython.run_file and its siblings (PEP 578; Modules/main.c, 3.8 and later): the
+ * interpreter is up, site has run, the script has not begun. What has to be done in Python is in in_proxy.py. CPython's
+ * headers are not needed: the few functions are found by name, in whatever version this process is.
+ */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <link.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "proxy.h"
+
+#define Py_file_input 257 /* Include/compile.h */
+#define METH_VARARGS 1	  /* Include/methodobject.h */
+#define METH_NOARGS 4
+#define MAX_POOLS 4
+
+/* The Python half, kept in the object and compiled in the proxy alone. */
+__asm__(".pushsection .rodata\n"
+	"pspawn_in_proxy: .incbin \"libpspawn/proxy/in_proxy.py\"\n"
+	".byte 0\n"
+	".popsection\n");
+extern const char pspawn_in_proxy[] HIDDEN;
+
+typedef struct object PyObject;
+struct method { /* PyMethodDef */
+	const char *name;
+	PyObject *(*call)(PyObject *, PyObject *);
+	int flags;
+	const char *doc;
+};
+
+static struct {
+	int (*add_hook)(int (*)(const char *, PyObject *, void *), void *);
+	PyObject *(*compile)(const char *, const char *, int);
+	PyObject *(*eval)(PyObject *, PyObject *, PyObject *);
+	PyObject *(*builtins)(void);
+	PyObject *(*new_dict)(void);
+	int (*set_item)(PyObject *, const char *, PyObject *);
+	PyObject *(*get_item)(PyObject *, const char *); /* borrowed */
+	PyObject *(*new_function)(struct method *, PyObject *, PyObject *);
+	PyObject *(*call)(PyObject *, const char *, ...);
+	int (*parse)(PyObject *, const char *, ...);
+	PyObject *(*build)(const char *, ...);
+	PyObject *(*new_list)(long);
+	int (*append)(PyObject *, PyObject *);
+	int (*truth)(PyObject *);
+	void (*decref)(PyObject *);
+	void (*clear_error)(void);
+	void (*print_error)(void);
+	void (*before_fork)(void);
+	void (*after_fork)(void);
+	int (*ensure)(void);
+	void (*release)(int);
+} py;
+
+static const struct {
+	const char *name;
+	size_t at;
+} functions[] = {
+#define FUNCTION(name, field)                                \
+	{                                                    \
+		name, (size_t) & ((__typeof__(&py))0)->field \
+	}
+	FUNCTION("PySys_AddAuditHook", add_hook),
+	FUNCTION("Py_CompileString", compile),
+	FUNCTION("PyEval_EvalCode", eval),
+	FUNCTION("PyEval_GetBuiltins", builtins),
+	FUNCTION("PyDict_New", new_dict),
+	FUNCTION("PyDict_SetItemString", set_item),
+	FUNCTION("PyDict_GetItemString", get_item),
+	FUNCTION("PyCFunction_NewEx", new_function),
+	FUNCTION("PyObject_CallFunction", call),
+	FUNCTION("PyArg_ParseTuple", parse),
+	FUNCTION("Py_BuildValue", build),
+	FUNCTION("PyList_New", new_list),
+	FUNCTION("PyList_Append", append),
+	FUNCTION("PyObject_IsTrue", truth),
+	FUNCTION("Py_DecRef", decref),
+	FUNCTION("PyErr_Clear", clear_error),
+	FUNCTION("PyErr_Print", print_error),
+	FUNCTION("PyOS_BeforeFork", before_fork),
+	FUNCTION("PyOS_AfterFork_Child", after_fork),
+	FUNCTION("PyGILState_Ensure", ensure),
+	FUNCTION("PyGILState_Release", release),
+#undef FUNCTION
+};
+
+static PyObject *snippet; /* the globals of in_proxy.py, once the interpreter is up */
+static int is_armed;	  /* the hook has something to do */
+/* Thread pools that a handler of pthread_atfork(3) stopped: each takes up its number of threads again when it is set. */
+static struct {
+	int (*get)(void);
+	void (*set)(int);
+} pools[MAX_POOLS];
+static int npools;
+
+int pspawn_is_python(void)
+{
+	return py.add_hook != NULL;
+}
+
+/* ---- what in_proxy.py calls ---- */
+
+static PyObject *answer(int yes)
+{
+	return py.build("i", yes);
+}
+
+static PyObject *c_begin(PyObject *self, PyObject *args)
+{
+	const char *preload;
+
+	(void)self;
+	return py.parse(args, "s", &preload) ? answer(pspawn_begin_preload(preload)) : NULL;
+}
+
+static PyObject *c_end(PyObject *self, PyObject *args)
+{
+	(void)self;
+	(void)args;
+	pspawn_end_preload();
+	return answer(0);
+}
+
+static PyObject *c_give_up(PyObject *self, PyObject *args)
+{
+	const char *reason;
+
+	(void)self;
+	if (!py.parse(args, "s", &reason))
+		return NULL;
+	pspawn_give_up(reason);
+}
+
+/* The error, or None. */
+static PyObject *c_load(PyObject *self, PyObject *args)
+{
+	const char *path, *error;
+	int flags;
+
+	(void)self;
+	if (!py.parse(args, "si", &path, &flags))
+		return NULL;
+	if (dlopen(path, flags))
+		return py.build("");
+	error = dlerror();
+	return py.build("s", error ? error : "dlopen failed");
+}
+
+/* That a variable is read: ends the climb if it differs between ranks. */
+static PyObject *c_note(PyObject *self, PyObject *args)
+{
+	const char *name;
+
+	(void)self;
+	if (!py.parse(args, "y", &name))
+		return NULL;
+	pspawn_note_name(name);
+	return answer(0);
+}
+
+static PyObject *strings(char **v)
+{
+	PyObject *list = py.new_list(0), *s;
+
+	for (; list && *v; v++) {
+		s = py.build("y", *v);
+		if (s)
+			py.append(list, s);
+		if (s)
+			py.decref(s);
+	}
+	return list;
+}
+
+static PyObject *c_environ(PyObject *self, PyObject *args)
+{
+	(void)self;
+	(void)args;
+	return strings(environ);
+}
+
+static PyObject *c_argv(PyObject *self, PyObject *args)
+{
+	(void)self;
+	(void)args;
+	return strings(pspawn_proxy.argv);
+}
+
+static struct method methods[] = {
+	{"begin", c_begin, METH_VARARGS, NULL},	    {"end", c_end, METH_NOARGS, NULL},
+	{"give_up", c_give_up, METH_VARARGS, NULL}, {"load", c_load, METH_VARARGS, NULL},
+	{"note", c_note, METH_VARARGS, NULL},	    {"environ", c_environ, METH_NOARGS, NULL},
+	{"argv", c_argv, METH_NOARGS, NULL},
+};
+
+/* ---- the Python half ---- */
+
+static void make_snippet(void)
+{
+	PyObject *globals = py.new_dict(), *code = py.compile(pspawn_in_proxy, "<pspawn>", Py_file_input),
+		 *result = NULL;
+
+	if (globals && code && py.set_item(globals, "__builtins__", py.builtins()) == 0) {
+		for (size_t i = 0; i < sizeof methods / sizeof *methods; i++) {
+			PyObject *function = py.new_function(&methods[i], NULL, NULL);
+
+			if (function)
+				py.set_item(globals, methods[i].name, function);
+		}
+		result = py.eval(code, globals, globals);
+	}
+	if (!result) {
+		py.clear_error();
+		pspawn_give_up("this version of Python does not run what pspawn needs in it");
+	}
+	snippet = globals;
+}
+
+/* Calls a function of in_proxy.py; what it raises ends the climb. */
+static void run(const char *name, const char *argument)
+{
+	PyObject *function = py.get_item(snippet, name),
+		 *result = function ? (argument ? py.call(function, "s", argument) : py.call(function, NULL)) : NULL;
+
+	if (!result) {
+		py.clear_error();
+		pspawn_give_up("an error in pspawn's own Python code");
+	}
+	py.decref(result);
+}
+
+void pspawn_import(const char *name)
+{
+	if (snippet)
+		run(name ? "preload" : "preload_head", name);
+}
+
+/* Python's own requests for random numbers: its hash secret (all ranks of a proxy have one, as they have one layout), and
+ * those of generators that are seeded anew in each rank. */
+int pspawn_random_is_renewed(const void *caller)
+{
+	Dl_info info, python;
+	PyObject *function, *result;
+	int state, renewed = 0;
+
+	if (!pspawn_is_python() || !dladdr(caller, &info) || !dladdr((void *)(uintptr_t)py.add_hook, &python) ||
+	    info.dli_fbase != python.dli_fbase)
+		return 0;
+	if (!snippet)
+		return 1;
+	state = py.ensure(); /* os.urandom() gives the lock up meanwhile */
+	function = py.get_item(snippet, "random_is_renewed");
+	result = function ? py.call(function, NULL) : NULL;
+	if (result) {
+		renewed = py.truth(result);
+		py.decref(result);
+	} else {
+		py.clear_error();
+	}
+	py.release(state);
+	return renewed;
+}
+
+/* OpenBLAS's handler of pthread_atfork(3) ends its threads in the parent too; openblas_set_num_threads() starts them
+ * again (its goto_set_num_threads in blas_server.c), as they are in a process that has not forked. */
+static int find_pool(struct dl_phdr_info *info, size_t size, void *data)
+{
+	static const char *const names[][2] = {
+		{"openblas_get_num_threads", "openblas_set_num_threads"},
+		{"openblas_get_num_threads64_", "openblas_set_num_threads64_"},
+		{"scipy_openblas_get_num_threads", "scipy_openblas_set_num_threads"},
+		{"scipy_openblas_get_num_threads64_", "scipy_openblas_set_num_threads64_"}};
+	void *handle;
+
+	(void)size;
+	(void)data;
+	if (!strstr(info->dlpi_name, "openblas") || npools == MAX_POOLS)
+		return 0;
+	handle = dlopen(info->dlpi_name, RTLD_LAZY | RTLD_NOLOAD);
+	for (size_t i = 0; handle && i < sizeof names / sizeof *names; i++) {
+		*(void **)&pools[npools].get = dlsym(handle, names[i][0]);
+		*(void **)&pools[npools].set = dlsym(handle, names[i][1]);
+		if (pools[npools].get && pools[npools].set) {
+			npools++;
+			break;
+		}
+	}
+	if (handle)
+		dlclose(handle);
+	return 0;
+}
+
+/* Stops here; goes on in each rank, as an interpreter that was started there. */
+static void stop(void)
+{
+	PyObject *function, *result;
+
+	run("disarm", NULL);
+	dl_iterate_phdr(find_pool, NULL);
+	py.before_fork(); /* its other half is in each rank; this process never goes on */
+	pspawn_arrive();
+	if (pspawn_proxy.target) /* on the way to a higher fork point: begun, and not stopped here */
+		return;
+	is_armed = 0;
+	py.after_fork();
+	for (int i = 0; i < npools; i++)
+		pools[i].set(pools[i].get());
+	function = py.get_item(snippet, "become");
+	result = function ? py.call(function, NULL) : NULL;
+	if (result)
+		py.decref(result);
+	else
+		py.print_error();
+}
+
+static int hook(const char *event, PyObject *args, void *data)
+{
+	struct proxy *p = &pspawn_proxy;
+
+	(void)args;
+	(void)data;
+	if (!is_armed)
+		return 0;
+	if (!snippet && strncmp(event, "cpython.run_", 12) == 0 && !strstr(event, "startup") &&
+	    !strstr(event, "hook")) {
+		is_armed = 0; /* what runs now has events of its own */
+		make_snippet();
+		run("arm", NULL);
+		pspawn_load_preloads();
+		is_armed = 1;
+		if (p->target == PSPAWN_WARM)
+			stop();
+	} else if (snippet && p->target == PSPAWN_APP && strcmp(event, "pspawn.point") == 0) {
+		stop();
+	}
+	return 0;
+}
+
+/* How many arguments belong to the interpreter's command: its options, and what it runs (Python/getopt.c). */
+static int command_length(int argc, char **argv)
+{
+	int i = 1;
+
+	for (; i < argc && argv[i][0] == '-' && argv[i][1]; i++) {
+		if (raw_streq(argv[i], "--"))
+			return i + 2 < argc ? i + 2 : argc;
+		if (raw_streq(argv[i], "--check-hash-based-pycs"))
+			i++;
+		if (argv[i][1] == '-')
+			continue;
+		for (const char *s = argv[i] + 1; *s; s++) {
+			if (*s == 'c' || *s == 'm')
+				return s[1] || i + 1 == argc ? i + 1 : i + 2;
+			if (*s == 'W' || *s == 'X') {
+				i += !s[1];
+				break;
+			}
+		}
+	}
+	return i < argc ? i + 1 : argc;
+}
+
+int pspawn_await_script(void)
+{
+	struct proxy *p = &pspawn_proxy;
+
+	for (size_t i = 0; i < sizeof functions / sizeof *functions; i++) {
+		void *symbol = dlsym(RTLD_DEFAULT, functions[i].name);
+
+		*(void **)((char *)&py + functions[i].at) = symbol;
+		if (!symbol) {
+			py.add_hook = NULL;
+			return 0;
+		}
+	}
+	if (py.add_hook(hook, NULL) != 0) {
+		py.add_hook = NULL;
+		return 0;
+	}
+	is_armed = 1;
+	p->fixed_args = command_length(p->argc, p->argv);
+	return 1;
+}
