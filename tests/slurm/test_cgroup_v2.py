@@ -118,7 +118,7 @@ def test_a_signal_by_scancel_is_delivered_once(steps: Steps, app: Path, signal: 
     "options", [pytest.param((), id="scancel", marks=pytest.mark.long), pytest.param(("-s", "KILL"), id="KILL")]
 )
 def test_scancel_ends_a_step_as_a_plain_one(steps: Steps, app: Path, options: tuple[str, ...]) -> None:
-    """Slurm 22.05 kills what is in step_N/slurm too: a mover there left its leaf behind, and with it the job's cgroup."""
+    """Slurm 22.05 kills what is in step_N/slurm too: a mover there left its leaf behind, and with it the job's."""
     found = []
     for option in ((), ("--pspawn",)):
         started = steps.start(*option, f"-n{N}", app, "linger")

@@ -33,8 +33,8 @@ BOOT_SECONDS = 180
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 # What the initramfs (tests/setup/guest-init) goes on with, in the guest's root. A guest whose command has ended powers
-# itself off, which ends QEMU. An address that is no loopback address: without one AI_ADDRCONFIG lets Slurm's getaddrinfo
-# find nothing.
+# itself off, which ends QEMU. The address is no loopback address: without such a one AI_ADDRCONFIG lets Slurm's
+# getaddrinfo find nothing.
 RUN = """\
 export PATH={path}
 mkdir -p /dev/pts /dev/shm /run/lock /run/user
