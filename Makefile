@@ -18,6 +18,7 @@ LINT = .venv/.lint-installed
 MPI_WHEELS = .test-env/openmpi5/.installed .test-env/mpich5/.installed
 MPICH4_LIB = .test-env/mpich4/lib/libmpi.so.12
 TRIXIE = .test-env/trixie/.installed
+GUEST = .test-env/guest/.installed
 
 .NOTPARALLEL:
 .PHONY: all demo demo-slurm test test-all lint format clean native spank examples examples-wheels \
@@ -33,10 +34,10 @@ demo-slurm: packages-slurm native spank $(VENV)
 	@$(MAKE) --no-print-directory -C examples many_libraries
 	PYTHONPATH=tests .venv/bin/python -m support.demo_slurm
 
-test: packages-test native spank $(VENV) $(MPI_WHEELS) $(MPICH4_LIB) $(TRIXIE) examples examples-wheels
+test: packages-test native spank $(VENV) $(MPI_WHEELS) $(MPICH4_LIB) $(TRIXIE) $(GUEST) examples examples-wheels
 	$(PYTEST) -m "not long" $(PYTEST_ARGS)
 
-test-all: packages-test native spank $(VENV) $(MPI_WHEELS) $(MPICH4_LIB) $(TRIXIE) examples examples-wheels
+test-all: packages-test native spank $(VENV) $(MPI_WHEELS) $(MPICH4_LIB) $(TRIXIE) $(GUEST) examples examples-wheels
 	$(PYTEST) -m long $(PYTEST_ARGS)
 
 lint: packages-lint $(VENV) $(LINT)
@@ -114,3 +115,7 @@ $(MPICH4_LIB):
 # Slurm as it is from 23.11 on. Without it the tests go on, and say so.
 $(TRIXIE): tests/setup/trixie
 	@tests/setup/trixie $(@D)
+
+# What a QEMU guest is booted from. Without it the tests go on, and say so.
+$(GUEST): tests/setup/guest tests/setup/guest-init
+	@tests/setup/guest $(@D)

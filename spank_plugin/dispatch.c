@@ -61,3 +61,9 @@ int slurm_spank_task_post_fork(spank_t sp, int argc, char **argv)
 	TEST_FAIL("task_post_fork");
 	return spank_context() == S_CTX_REMOTE ? pspawn_stepd_task_post_fork(sp) : 0;
 }
+
+int slurm_spank_task_exit(spank_t sp, int argc, char **argv)
+{
+	TEST_FAIL("task_exit");
+	return spank_context() == S_CTX_REMOTE ? pspawn_stepd_task_exit(sp) : 0;
+}

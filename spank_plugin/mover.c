@@ -43,7 +43,7 @@ struct mover {
 	int nhierarchies;
 	char leaf[PATH_LEN]; /* made for gatherer and proxies under cgroup v2; empty: none */
 	int clients[MAX_CLIENTS], nclients;
-	bool served;
+	bool served, ending;
 };
 
 /* Where a process is: the lines of /proc/PID/cgroup. */
@@ -375,8 +375,12 @@ static void accept_client(struct mover *m)
 
 	if (fd < 0)
 		return;
-	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) < 0 || peer.uid != m->uid ||
-	    m->nclients == MAX_CLIENTS) {
+	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) == 0 && peer.uid == 0 &&
+	    (peer.pid == m->stepd || m->uid != 0)) {
+		m->ending = true; /* slurmstepd, which waits until the connection ends with this process */
+		return;
+	}
+	if (peer.uid != m->uid || m->nclients == MAX_CLIENTS) {
 		close(fd);
 		return;
 	}
@@ -390,10 +394,10 @@ static void drop_client(struct mover *m, int i)
 	m->clients[i] = m->clients[--m->nclients];
 }
 
-/* Until slurmstepd has ended, or the gatherer: then nobody is left to move for. */
+/* Until slurmstepd has ended, or says that its tasks have, or the gatherer: then nobody is left to move for. */
 static void serve_all(struct mover *m)
 {
-	while (!m->served || m->nclients > 0) {
+	while (!m->ending && (!m->served || m->nclients > 0)) {
 		struct pollfd fds[2 + MAX_CLIENTS] = {{.fd = MOVER_LISTENER_FD, .events = POLLIN},
 						      {.fd = MOVER_STEPD_FD, .events = POLLIN}};
 		int clients = m->nclients, n;
@@ -415,21 +419,37 @@ static void serve_all(struct mover *m)
 
 /* ---- coming and going ---- */
 
-/* slurmstepd is in some of the step's v1 cgroups and leaves for the root of each before it removes them (cgroup_v1.c); the
- * mover, which would keep them, leaves at once. Under v2 slurmstepd waits for its own leaf to become empty. */
+/*
+ * Slurm kills with the tasks what else is in its step's cgroups, keeps them while somebody is left there, and is itself in
+ * some of them. Where it goes to when it ends (cgroup_v1.c, cgroup_v2.c), the mover goes at once: to the root of each v1
+ * hierarchy; under v2 to the place where slurmstepds wait, "system" beside the jobs, or to the root if there is none.
+ */
+static void leave_one(const struct hierarchy *h, const char *path)
+{
+	const char *job = strstr(path, "/job_");
+	char procs[PATH_LEN], waiting[PATH_LEN];
+
+	if (!strstr(path, "/step_"))
+		return;
+	if (h->unified && job && snprintf(waiting, sizeof waiting, "%.*s/system", (int)(job - path), path) < PATH_LEN &&
+	    make_path(h, waiting, "/cgroup.procs", procs) && write_number(procs, getpid()))
+		return;
+	if (snprintf(procs, sizeof procs, "%s/cgroup.procs", h->mountpoint) < PATH_LEN)
+		write_number(procs, getpid());
+}
+
 static void leave_step(const struct mover *m)
 {
 	static struct place here;
-	char *at = here.text, *controllers, *path, procs[PATH_LEN];
+	char *at = here.text, *controllers, *path;
 
 	if (!read_place(getpid(), &here))
 		return;
 	while (next_line(&at, &controllers, &path)) {
 		const struct hierarchy *h = find_hierarchy(m, controllers, strlen(controllers));
 
-		if (h && !h->unified && strstr(path, "/step_") &&
-		    snprintf(procs, sizeof procs, "%s/cgroup.procs", h->mountpoint) < (int)sizeof procs)
-			write_number(procs, getpid());
+		if (h)
+			leave_one(h, path);
 	}
 }
 
@@ -471,7 +491,6 @@ int main(int argc, char **argv)
 		return 1;
 	leave_step(&m);
 	serve_all(&m);
-	close(MOVER_LISTENER_FD);
 	remove_leaf(&m);
 	return 0;
 }

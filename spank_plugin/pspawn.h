@@ -53,11 +53,15 @@ int pspawn_trust(char path[PATH_MAX], char *why, size_t room);
 /* start.c: starts the mover of the step of this task behind the abstract address `name`. 0, or -1: told in the log. */
 int pspawn_start_mover(const char *stub, const char *name, pid_t task, uid_t uid);
 
+/* start.c: tells it that the step's tasks have ended, and waits until it has ended too, for a second at most. */
+void pspawn_end_mover(const char *name);
+
 /* slurmstepd.c */
 int pspawn_stepd_init(spank_t sp, int argc, char **argv);
 int pspawn_stepd_user_init(spank_t sp);
 int pspawn_stepd_task_init(spank_t sp);
 int pspawn_stepd_task_post_fork(spank_t sp);
+int pspawn_stepd_task_exit(spank_t sp);
 
 /* srun.c */
 int pspawn_srun_init(spank_t sp, int argc, char **argv);

@@ -3,7 +3,7 @@
  *
  * Slurm's order (22.05 to 25.11): init as root; user_init once, with the user's effective uid; fork of all tasks;
  * task_post_fork as root for each, when it is in its final cgroups; task_init in each, as the user; prologs, PATH,
- * limits, execve. So what slurmstepd does after the last hook is done to the stub, and the stub hands it over.
+ * limits, execve; task_exit as root for each. So what slurmstepd does after the last hook is done to the stub, and the stub hands it over.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -34,6 +34,7 @@ static struct {
 	ino_t root_inode;
 	char mover[48]; /* its address; nobody can know it beforehand, so nobody can take it */
 	bool mover_started;
+	uint32_t ended; /* tasks */
 } step;
 
 /* ---- once per step ---- */
@@ -217,6 +218,15 @@ int pspawn_stepd_task_post_fork(spank_t sp)
 		return 0;
 	step.mover_started = true; /* or failed: once is enough, the ranks are exec'd then and the report says why */
 	pspawn_start_mover(step.site.stub, step.mover, pid, step.uid);
+	return 0;
+}
+
+/* Behind this slurmstepd removes the step's cgroups, which it can only when under v2 the mover has removed its leaf. */
+int pspawn_stepd_task_exit(spank_t sp)
+{
+	(void)sp;
+	if (step.mover_started && ++step.ended == step.local_tasks)
+		pspawn_end_mover(step.mover);
 	return 0;
 }
 

@@ -8,6 +8,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -21,6 +22,8 @@
 
 #include "../launcher/node/mover.h"
 #include "pspawn.h"
+
+#define END_MS 1000
 
 static void xclose(int *fd)
 {
@@ -48,13 +51,21 @@ static int find_mover(const char *stub, char path[PATH_MAX], char *why, size_t r
 	return pspawn_trust(path, why, room);
 }
 
+/* A socket, and the abstract address of this name. */
+static int make_socket(const char *name, struct sockaddr_un *address, socklen_t *len)
+{
+	*address = (struct sockaddr_un){.sun_family = AF_UNIX};
+	*len = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + strlen(name));
+	memcpy(address->sun_path + 1, name, strlen(name));
+	return socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+}
+
 static int listen_at(const char *name)
 {
-	struct sockaddr_un address = {.sun_family = AF_UNIX};
-	socklen_t len = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + strlen(name));
-	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+	struct sockaddr_un address;
+	socklen_t len;
+	int fd = make_socket(name, &address, &len);
 
-	memcpy(address.sun_path + 1, name, strlen(name));
 	if (fd >= 0 && (bind(fd, (struct sockaddr *)&address, len) < 0 || listen(fd, 8) < 0))
 		xclose(&fd);
 	return fd;
@@ -135,4 +146,17 @@ fail:
 	if (rv < 0)
 		slurm_info("pspawn: cannot start the mover: %s", why); /* the user has it in the report */
 	return rv;
+}
+
+void pspawn_end_mover(const char *name)
+{
+	struct sockaddr_un address;
+	socklen_t len;
+	int fd = make_socket(name, &address, &len);
+	struct pollfd end = {.fd = fd, .events = POLLIN};
+
+	/* usually it has gone before, with the gatherer, and nobody listens */
+	if (fd >= 0 && fcntl(fd, F_SETFL, O_NONBLOCK) == 0 && connect(fd, (struct sockaddr *)&address, len) == 0)
+		poll(&end, 1, END_MS);
+	xclose(&fd);
 }

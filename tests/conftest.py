@@ -3,6 +3,7 @@
 - `launcher` runs a test once per MPI. What a test starts carries PSPAWN_TEST_ID; nothing of it may outlive the test.
 - A skip is loud: the summary lists each with its reason, and under CI=true it is a failure unless the test is marked
   `may_skip`.
+- What is marked `guest` runs in a QEMU guest (support/guest_plugin.py).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from support import processes
 from support.build import Builder
 from support.mpi import MPIS, STUB, Launcher
 
+pytest_plugins = ("support.guest_plugin",)
 MARKERS = {
     "long": "takes long or changes the whole machine; left to `make test-all`",
     "kills": "kills an engine, which may leave its own shared memory behind; ours may not stay",

@@ -292,7 +292,21 @@ static bool split_blob(struct pair *p)
 	if (strings != a->key.envc || a->key.argc < 1 || (size_t)(end - s) != a->nfds * sizeof(int32_t))
 		return false;
 	p->fds = (const int32_t *)(void *)s; /* copied bytewise below, never read through this */
+	p->envc = strings;
 	return true;
+}
+
+/*
+ * Where the user has set no TMPDIR, slurmstepd sets it for its first task alone (_make_tmpdir in task.c). Without a place
+ * kept for it in the other ranks' proxies, that task would need a proxy of its own.
+ */
+static void keep_place(struct pair *p)
+{
+	bool found = p->a.engine != PSPAWN_SLURM;
+
+	for (const char *s = p->env; !found && s < p->env + p->a.env_bytes; s += strlen(s) + 1)
+		found = strncmp(s, "TMPDIR=", 7) == 0;
+	p->a.key.envc += !found;
 }
 
 /* Collects what ld.so and malloc consume before any fork point. NULL, or why that cannot be shared. */
@@ -466,6 +480,8 @@ static int new_context(struct gatherer *g, int pair, int domain)
 				: make_vector(p->argv, p->a.argv_bytes, p->a.key.argc);
 	char **env = make_vector(p->env, p->a.env_bytes, p->a.key.envc);
 
+	if (env && p->a.key.envc > p->envc)
+		env[p->envc] = "TMPDIR="; /* gone in its ranks */
 	if (more)
 		g->contexts = more;
 	if (!c || !more || !argv || !env) {
@@ -656,6 +672,7 @@ static void complete_arrival(struct gatherer *g, int index)
 		tell(p, GATHER_PLAIN, 0, "the gatherer did not understand the arrival", -1);
 		return;
 	}
+	keep_place(p);
 	if (p->a.options & PSPAWN_BY_ENGINE)
 		add_heritage(g, p);
 	if (!g->local_size) { /* the first */
@@ -929,7 +946,7 @@ static void fill_slot(struct pspawn_arena *arena, const struct context *c, uint3
 
 	pspawn_slot_settings(arena, &c->c, slot, &p->a.settings);
 	slot->argc = p->a.key.argc;
-	slot->envc = p->a.key.envc;
+	slot->envc = p->envc;
 	slot->argv_bytes = p->a.argv_bytes;
 	slot->env_bytes = p->a.env_bytes;
 	slot->strings = pspawn_arena_put(arena, p->argv, p->a.argv_bytes + p->a.env_bytes); /* adjacent in the blob */

@@ -65,3 +65,19 @@ def test_a_step_is_as_a_plain_one(clusters, tmp_path, mark, app, nodes, proctrac
         with_own = task == "cgroup" or jobacct == "cgroup"
         assert movers == [{"moved": 4, "reason": None} if with_own else None] * nodes
         assert any("/task_3" in line for line in ours.lines) == (with_own and what == ("cgroups",))
+
+
+@pytest.mark.parametrize("fork_point", ["preinit", pytest.param("main", marks=pytest.mark.long)])
+@pytest.mark.parametrize("user_s", [None, "/var/tmp"])
+def test_the_first_task_s_tmpdir(clusters, tmp_path, mark, monkeypatch, user_s, fork_point):
+    """slurmstepd sets it for the first task only, which needs no proxy of its own for that."""
+    monkeypatch.delenv("TMPDIR", raising=False)
+    steps = Steps(clusters(nodes=2, cgroup=CGROUP, TaskPlugin="task/cgroup"), tmp_path, mark)
+    step = ("-N2", "-n8", "--ntasks-per-node=4", "-l", "printenv", "TMPDIR")
+    env = {"TMPDIR": user_s} if user_s else {}
+    plain, ours = steps.plain(*step, env=env), steps.srun(f"--pspawn={fork_point}", *step, env=env)
+    assert (ours.rc, ours.lines) == (plain.rc, plain.lines), (plain, ours)
+    assert len(plain.lines) == (8 if user_s else 2)
+    ours.assert_forked(8)
+    assert {context["fork_point"] for node in ours.nodes for context in node["contexts"]} == {fork_point}
+    assert [len(node["contexts"]) for node in ours.nodes] == [2, 2]

@@ -96,6 +96,12 @@ def _mariadb(data: Path) -> list[str]:
     ]
 
 
+def _cgroup_version() -> str:
+    """cgroup.conf's lines for what is mounted: v1 on the host, v2 in a guest, where no systemd makes the scopes."""
+    unified = Path("/sys/fs/cgroup/cgroup.controllers").exists()
+    return "CgroupPlugin=cgroup/v2\nIgnoreSystemd=yes\n" if unified else "CgroupPlugin=cgroup/v1\n"
+
+
 def as_user(user: int) -> list[str]:
     """The words in front of a command that another user shall run."""
     return ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups"] if user else []
@@ -104,7 +110,8 @@ def as_user(user: int) -> list[str]:
 class Cluster:
     """`with Cluster(nodes=2) as slurm: slurm.srun("-n4", "true")`.
 
-    `plugstack` and `cgroup`: the text of plugstack.conf and lines for cgroup.conf. Further settings are slurm.conf's.
+    `plugstack` and `cgroup`: the text of plugstack.conf and lines for cgroup.conf; `node`: more about each node.
+    Further settings are slurm.conf's.
     """
 
     def __init__(
@@ -116,6 +123,7 @@ class Cluster:
         accounting: bool = False,
         plugstack: str = "",
         cgroup: str = "",
+        node: str = "",
         **settings: str,
     ) -> None:
         assert not (root and accounting), "no MariaDB in that folder"
@@ -128,6 +136,7 @@ class Cluster:
         self.database: subprocess.Popen[bytes] | None = None
         self.plugstack = plugstack
         self.cgroup = cgroup
+        self.node = node
         self.settings = {
             "ProctrackType": "proctrack/linuxproc",
             "TaskPlugin": "task/none",
@@ -213,7 +222,7 @@ class Cluster:
         self._run("chown", "-R", "munge:", str(d / "munge"))
         (d / "munge").chmod(0o755)
         (d / "etc" / "plugstack.conf").write_text(self.plugstack)
-        (d / "etc" / "cgroup.conf").write_text(f"CgroupPlugin=cgroup/v1\n{self.cgroup}")
+        (d / "etc" / "cgroup.conf").write_text(f"{_cgroup_version()}{self.cgroup}")
         hosts = "".join(f"127.0.0.1 n{k}\n" for k in range(self.nodes))
         (d / "etc" / "hosts").write_text(Path("/etc/hosts").read_text() + hosts)
         control, accountant, *ports = _free_ports(self.nodes + 2)
@@ -253,7 +262,7 @@ class Cluster:
         for k, port in enumerate(ports):
             text += (
                 f"NodeName=n{k} NodeHostname={host} NodeAddr=127.0.0.1 Port={port}"
-                f" CPUs={self.cpus} RealMemory=1000 State=UNKNOWN\n"
+                f" CPUs={self.cpus} {self.node} RealMemory=1000 State=UNKNOWN\n"
             )
         text += f"PartitionName=all Nodes=n[0-{self.nodes - 1}] Default=YES MaxTime=INFINITE State=UP\n"
         self.conf.write_text(text)

@@ -13,7 +13,7 @@ from support import processes, slurm
 from support.mpi import NATIVE, STUB
 
 PLUGIN = NATIVE / "lib/slurm/spank_pspawn.so"
-DOMAINS = {"PSPAWN_DOMAINS": "0-0;1-1"}
+DOMAINS = "0-0;1-1"
 
 
 def plugstack(*arguments: str, plugin: Path = PLUGIN, stub: Path = STUB) -> str:
@@ -99,6 +99,8 @@ class Steps:
     mark: str
     count: int = 0
     user: int = 0
+    domains: str | None = DOMAINS
+    """None: those of the machine."""
 
     def report(self) -> Path:
         self.count += 1
@@ -106,7 +108,9 @@ class Steps:
 
     def environment(self, report: Path | None = None, env: dict[str, str] | None = None) -> dict[str, str]:
         mine = {"PSPAWN_REPORT": str(report)} if report else {}
-        return {processes.MARK: self.mark, **DOMAINS, **mine, **(env or {})}
+        if self.domains:
+            mine["PSPAWN_DOMAINS"] = self.domains
+        return {processes.MARK: self.mark, **mine, **(env or {})}
 
     def nodes(self, report: Path) -> list[dict[str, Any]]:
         found = sorted(report.parent.glob(f"{report.name}.part-*"))

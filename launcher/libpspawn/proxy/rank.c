@@ -62,8 +62,9 @@ static char *place_strings(size_t bytes)
 
 /*
  * Where the pointers to `argc` arguments and `envc` variables go: into the vectors on the initial stack, which _start
- * and the constructors read. Only main, which is called with them, can be given others; these lie at `place`, behind
- * the strings.
+ * and the constructors read, or into the beginning of the variables' vector: then its end stands twice, and who looks
+ * for the auxiliary vector behind it finds an empty one. Only main, which is called with them, can be given longer ones;
+ * these lie at `place`, behind the strings.
  */
 static long place_vectors(uint32_t argc, uint32_t envc, char *place)
 {
@@ -71,8 +72,13 @@ static long place_vectors(uint32_t argc, uint32_t envc, char *place)
 
 	if ((int)argc == p->argc && (int)envc == p->envc)
 		return 0;
-	if (p->fork_point < PSPAWN_MAIN)
-		return -E2BIG;
+	if (p->fork_point < PSPAWN_MAIN) {
+		if ((int)argc != p->argc || (int)envc > p->envc)
+			return -E2BIG;
+		p->envc = (int)envc;
+		p->envp[envc] = NULL;
+		return 0;
+	}
 	p->argv = (char **)(((uintptr_t)place + 15) & ~(uintptr_t)15);
 	p->argc = (int)argc;
 	p->argv[argc] = NULL;

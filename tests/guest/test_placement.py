@@ -1,0 +1,85 @@
+"""On a machine with several NUMA nodes a rank is forked from a proxy of its node, and its pages are there."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.guest import Machine
+from support.mpi import Launcher, Pspawn, Run
+from support.report import assert_forked, ranks
+
+pytestmark = [
+    pytest.mark.guest("8-cpus-4-nodes", "64-cpus-8-nodes", "memory-only-node", "2-nodes-a-socket", "smt"),
+    pytest.mark.mpi,
+    pytest.mark.needs_stub,
+]
+
+MEGABYTES = 8
+PAGES = MEGABYTES << 8
+
+
+def private_pages(maps: Path) -> Counter[int]:
+    """The number of private, written pages on each node, without mappings that show pages of a file's cache too."""
+    found: Counter[int] = Counter()
+    for line in maps.read_text().splitlines():
+        anonymous = re.search(r" anon=(\d+)", line)
+        where = {int(node): int(pages) for node, pages in re.findall(r" N(\d+)=(\d+)", line)}
+        if anonymous and int(anonymous[1]) == sum(where.values()):
+            found.update(where)
+    return found
+
+
+def launch(launcher: Launcher, n: int, pspawn: Pspawn, **how: Any) -> tuple[Run, list[Counter[int]]]:
+    """Ranks that tell where their pages are."""
+    out = launcher.directory / "maps"
+    out.mkdir()
+    app = launcher.compile("pages.c")
+    run = launcher.run([str(app), str(MEGABYTES), str(out)], n, pspawn=pspawn, timeout=200, **how)
+    assert run.rc == 0, str(run)
+    return run, [private_pages(out / str(rank)) for rank in range(n)]
+
+
+def assert_local(machine: Machine, n: int, run: Run, pages: list[Counter[int]]) -> None:
+    """A proxy on each node, and each rank's CPUs and pages on its node."""
+    assert_forked(run.report, n, "preinit", contexts=machine.nodes)
+    (node,) = run.report["nodes"]  # type: ignore[index]
+    assert sorted(context["numa_node"] for context in node["contexts"]) == list(range(machine.nodes)), run
+    for rank in ranks(run.report):
+        own = rank["numa_node"]
+        assert node["contexts"][rank["context"]]["numa_node"] == own, run
+        assert cpus(rank["cpus"]) <= set(machine.node_cpus(own)), run
+        found = pages[rank["rank"]]
+        assert found[own] > PAGES, (rank, found)
+        assert found[own] >= 0.99 * sum(found.values()), (rank, found)
+    assert len({rank["numa_node"] for rank in ranks(run.report)}) == machine.nodes
+
+
+def cpus(text: str) -> set[int]:
+    found: set[int] = set()
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        found |= set(range(int(first), int(last or first) + 1))
+    return found
+
+
+BOUND = {"openmpi4": ["--bind-to", "numa", "--map-by", "numa"], "mpich4": ["-bind-to", "numa", "-map-by", "numa"]}
+TWO = pytest.mark.parametrize("one_launcher", ["openmpi4", "mpich4"], indirect=True)
+
+
+@TWO
+def test_ranks_that_the_engine_bound(machine: Machine, one_launcher: Launcher) -> None:
+    n = max(8, machine.nodes)
+    options = BOUND[one_launcher.mpi.name]
+    assert_local(machine, n, *launch(one_launcher, n, Pspawn(domains=None), options=options, bound=True))
+
+
+@TWO
+@pytest.mark.long
+def test_ranks_that_pspawn_binds(machine: Machine, one_launcher: Launcher) -> None:
+    n = max(8, machine.nodes)
+    assert_local(machine, n, *launch(one_launcher, n, Pspawn(domains=None, options=("--pspawn-bind-to=numa",))))
