@@ -94,6 +94,18 @@ def test_a_sysfs_that_lacks_a_file_is_no_crash(missing: str, tmp_path: Path) -> 
         assert len(placement.read_domains(tmp_path)) == 2
 
 
+@pytest.mark.parametrize("lists", [["0-3", "3-7"], ["", ""], []])
+def test_a_sysfs_that_makes_no_sense_is_an_error(lists: list[str], tmp_path: Path) -> None:
+    directory = tmp_path / "devices/system/node"
+    for node, cpus in enumerate(lists):
+        (directory / f"node{node}").mkdir(parents=True)
+        (directory / f"node{node}/cpulist").write_text(f"{cpus}\n")
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "online").write_text("0-1\n" if lists else "\n")
+    with pytest.raises(OSError, match=str(tmp_path)):
+        placement.read_domains(tmp_path)
+
+
 def test_the_longest_list_of_cpus_is_read_in_full(tmp_path: Path) -> None:
     directory = tmp_path / "devices/system/node"
     for node in range(2):

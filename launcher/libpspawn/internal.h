@@ -107,7 +107,8 @@ int pspawn_context_climb(struct pspawn_context *ctx, struct pspawn_arena *arena,
 size_t pspawn_preload_text(const char *name, size_t len, char *text, size_t size);
 
 /* Domains of this node from `root`/devices/system/node; at most `room`; the number, or a negative errno. cpus of each
- * domain are written to masks[i] (PSPAWN_CPU_BYTES). A node without the directory is one domain with node 0. */
+ * domain are written to masks[i] (PSPAWN_CPU_BYTES). A node without the directory is one domain with node 0;
+ * -ENODEV also where no node has CPUs, or two have the same. */
 int pspawn_domains_from_sysfs(const char *root, struct pspawn_domain *domains, uint8_t (*masks)[PSPAWN_CPU_BYTES],
 			      int room);
 /* The same from a table "0-3;4-7" of CPU lists; -EINVAL also for a table without CPUs, or with one in two domains. */

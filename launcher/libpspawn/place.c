@@ -331,26 +331,35 @@ void pspawn_format_cpu_list(const uint8_t *mask, size_t bytes, char *text, size_
 	}
 }
 
+/* No CPU is in two rows, and some is in one. */
+static bool rows_are_usable(uint8_t (*masks)[PSPAWN_CPU_BYTES], int n)
+{
+	uint8_t seen[PSPAWN_CPU_BYTES] = {0}, twice = 0, any = 0;
+
+	for (int d = 0; d < n; d++)
+		for (size_t i = 0; i < sizeof seen; i++) {
+			twice |= seen[i] & masks[d][i];
+			seen[i] |= masks[d][i];
+			any |= masks[d][i];
+		}
+	return any && !twice;
+}
+
 int pspawn_domains_from_table(const char *table, struct pspawn_domain *domains, uint8_t (*masks)[PSPAWN_CPU_BYTES],
 			      int room)
 {
 	int n = 0;
-	bool any = false;
 
 	for (const char *s = table; *s; n++) {
 		if (n == room)
 			return -E2BIG;
 		if (pspawn_parse_cpu_list(s, masks[n], PSPAWN_CPU_BYTES, &s) < 0 || (*s && *s != ';'))
 			return -EINVAL;
-		for (int d = 0; d < n; d++)
-			if (pspawn_masks_meet(masks[d], masks[n]))
-				return -EINVAL;
-		any |= pspawn_masks_meet(masks[n], masks[n]);
 		domains[n] = (struct pspawn_domain){.numa_node = n, .cpus = masks[n], .cpus_bytes = PSPAWN_CPU_BYTES};
 		if (*s == ';')
 			s++;
 	}
-	return any ? n : -EINVAL;
+	return rows_are_usable(masks, n) ? n : -EINVAL;
 }
 
 /* A list of CPUs or nodes from `root`/devices/system/`file`: 0, or a negative errno with an empty mask. */
@@ -467,9 +476,10 @@ int pspawn_domains_from_sysfs(const char *root, struct pspawn_domain *domains, u
 			return rv;
 		n++;
 	}
-	if (n)
-		adopt_cpus(root, domains, masks, n);
-	return n ? n : -ENODEV;
+	if (!rows_are_usable(masks, n))
+		return -ENODEV;
+	adopt_cpus(root, domains, masks, n);
+	return n;
 }
 
 void pspawn_cores_from_sysfs(const char *root, const uint8_t *cpus, uint16_t *core_of)

@@ -221,9 +221,12 @@ MOST_LINES = 12
 
 def _content(domain: Domain, node: Node) -> Content:
     every = domain.cpus
-    free = [rank for rank in domain.ranks if rank.cpus >= (node.usable or every)]
-    inside = [rank for rank in domain.ranks if rank not in free and rank.cpus == every]
-    bound = [rank for rank in domain.ranks if rank not in free and rank not in inside]
+    free: list[Rank] = []
+    inside: list[Rank] = []
+    bound: list[Rank] = []
+    for rank in domain.ranks:
+        kind = free if rank.cpus >= (node.usable or every) else inside if rank.cpus == every else bound
+        kind.append(rank)
     lines = [
         *_lines_of(free, "on any CPU" if len(node.domains) > 1 and node.usable - every else "on any CPU here"),
         *_lines_of(inside, "on any CPU of the domain"),

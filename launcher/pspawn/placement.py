@@ -166,7 +166,13 @@ def _mask(cpus: Iterable[int]) -> bytes:
 
 
 def _masks(sets: Iterable[Iterable[int]]) -> list[bytes]:
-    return [_mask(cpus) for cpus in sets]
+    made: dict[frozenset[int], bytes] = {}  # ranks often have the same mask
+    found = []
+    for cpus in map(frozenset, sets):
+        if cpus not in made:
+            made[cpus] = _mask(cpus)
+        found.append(made[cpus])
+    return found
 
 
 def _numbers(bits: bytes) -> frozenset[int]:

@@ -213,7 +213,8 @@ PSPAWN_API int pspawn_bind(const struct pspawn_domain *domains, size_t ndomains,
 /*
  * The NUMA domains of this node as the kernel has them in /sys; root: NULL, or another place than /sys to read. A CPU
  * online that no node lists goes to the node nearest to its own, if that can be told. *domains is one piece of memory,
- * the caller's to free(). Returns their number, or a negative errno: -ENODEV where there is nothing to read.
+ * the caller's to free(). Returns their number, or a negative errno: -ENODEV where there is nothing to read, or no
+ * domain has CPUs, or two have the same.
  */
 PSPAWN_API int pspawn_read_domains(const char *root, struct pspawn_domain **domains);
 
