@@ -1,9 +1,10 @@
 /*
  * step.c - a task of a step: says who and where it is, then does what its arguments say:
  *     exit RANK CODE [linger] | raise RANK SIGNAL [linger] | wait [TERM] (prints signals; ends at SIGTERM, or not even then) |
- *     linger (until it is killed) | count (for ever) | spend MEGABYTES
+ *     linger (until it is killed) | count (for ever) | spend MEGABYTES | devices FILE... (which it may open)
  */
 #define _GNU_SOURCE
+#include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
@@ -52,6 +53,18 @@ static void say_cgroups(void)
 	}
 	if (f)
 		fclose(f);
+}
+
+/* There is no driver behind them: ENXIO is what a device answers that the task may open. */
+static void say_devices(int n, char **files)
+{
+	printf("rank %s CUDA_VISIBLE_DEVICES %s GPU_DEVICE_ORDINAL %s SLURM_STEP_GPUS %s may open",
+	       variable("SLURM_PROCID"), variable("CUDA_VISIBLE_DEVICES"), variable("GPU_DEVICE_ORDINAL"),
+	       variable("SLURM_STEP_GPUS"));
+	for (int i = 0; i < n; i++)
+		if (open(files[i], O_RDONLY | O_CLOEXEC) >= 0 || errno == ENXIO)
+			printf(" %d", i);
+	printf("\n");
 }
 
 static void wait_for_signals(int last)
@@ -106,6 +119,8 @@ int main(int argc, char **argv)
 	say_who(argc, argv);
 	if (strcmp(what, "cgroups") == 0)
 		say_cgroups();
+	if (strcmp(what, "devices") == 0)
+		say_devices(argc - 2, argv + 2);
 	if (strcmp(what, "exit") == 0 && mine)
 		return atoi(argv[3]);
 	if (strcmp(what, "raise") == 0 && mine)

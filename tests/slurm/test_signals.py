@@ -125,3 +125,22 @@ def test_srun_s_own_end_ends_the_ranks(steps, app):
     # two within a second; it may see two at once as one
     assert processes.wait_until(lambda: running.process.send_signal(2) or running.process.poll() is not None, 20, 0.3)
     running.finish()
+
+
+def test_stop_by_scancel_and_the_documented_difference(steps, app):
+    """proctrack/cgroup freezes ranks too; linuxproc sends SIGSTOP, which nobody can pass on, to the stubs it sees."""
+    running = steps.start("--pspawn", "-N2", f"-n{N}", app, "count")
+    running.wait_for("counts", N)
+    steps.cluster.run("scancel", "-s", "STOP", steps.running()[0])
+    stubs = [stub.pid for stub in processes.stubs(steps.mark)]
+    frozen = steps.cluster.settings["ProctrackType"] == "proctrack/cgroup"
+    assert frozen or processes.wait_until(lambda: all(state(pid) == "T" for pid in stubs), 5)
+    time.sleep(0.5)
+    before = running.said("counts")
+    time.sleep(0.5)
+    assert (running.said("counts") == before) == frozen
+    steps.cluster.run("scancel", "-s", "CONT", steps.running()[0])
+    running.wait_for("counts", before + 2 * N)
+    assert all(state(pid) == "S" for pid in stubs)
+    steps.cluster.run("scancel", "-s", "TERM", steps.running()[0])
+    running.finish().assert_forked(N)

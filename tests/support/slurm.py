@@ -110,7 +110,8 @@ def as_user(user: int) -> list[str]:
 class Cluster:
     """`with Cluster(nodes=2) as slurm: slurm.srun("-n4", "true")`.
 
-    `plugstack` and `cgroup`: the text of plugstack.conf and lines for cgroup.conf; `node`: more about each node.
+    `plugstack` and `cgroup`: the text of plugstack.conf and lines for cgroup.conf; `node`: more about each node; `gres`:
+    gres.conf.
     Further settings are slurm.conf's.
     """
 
@@ -124,6 +125,7 @@ class Cluster:
         plugstack: str = "",
         cgroup: str = "",
         node: str = "",
+        gres: str = "",
         **settings: str,
     ) -> None:
         assert not (root and accounting), "no MariaDB in that folder"
@@ -137,6 +139,7 @@ class Cluster:
         self.plugstack = plugstack
         self.cgroup = cgroup
         self.node = node
+        self.gres = gres
         self.settings = {
             "ProctrackType": "proctrack/linuxproc",
             "TaskPlugin": "task/none",
@@ -188,10 +191,10 @@ class Cluster:
         """Runs srun."""
         return self.run("srun", *arguments, timeout=timeout, env=env)
 
-    def allocation(self, user: int = 0) -> str:
+    def allocation(self, user: int = 0, *options: str) -> str:
         """The id of a job on all nodes and CPUs: its steps need not wait for the job before it to be cleaned up."""
         if not self._allocation:
-            command = (*as_user(user), "salloc", "--no-shell", "--exclusive", f"-N{self.nodes}")
+            command = (*as_user(user), "salloc", "--no-shell", "--exclusive", f"-N{self.nodes}", *options)
             done = self.run(*command, timeout=30)
             assert done.returncode == 0, done
             self._allocation = done.stderr.partition("Granted job allocation ")[2].split()[0]
@@ -223,6 +226,8 @@ class Cluster:
         (d / "munge").chmod(0o755)
         (d / "etc" / "plugstack.conf").write_text(self.plugstack)
         (d / "etc" / "cgroup.conf").write_text(f"{_cgroup_version()}{self.cgroup}")
+        if self.gres:
+            (d / "etc" / "gres.conf").write_text(self.gres)
         hosts = "".join(f"127.0.0.1 n{k}\n" for k in range(self.nodes))
         (d / "etc" / "hosts").write_text(Path("/etc/hosts").read_text() + hosts)
         control, accountant, *ports = _free_ports(self.nodes + 2)

@@ -242,7 +242,7 @@ static int check_children(struct raw_text *reason)
 	return blame(reason, "started a child process", "");
 }
 
-/* The two letters of VmFlags (proc(5)) with which a mapping does not survive a fork unchanged. */
+/* The two letters of VmFlags (proc(5)) with which a mapping does not survive a fork unchanged; "rd ex mr mw me ". */
 static const char *bad_flag(const char *flags)
 {
 	static const struct {
@@ -255,30 +255,38 @@ static const char *bad_flag(const char *flags)
 		   {"io", "device memory: "},
 		   {"pf", "page frames of a device: "}};
 
-	for (; *flags && *flags != '\n'; flags++)
+	for (; flags[0] && flags[1]; flags += 2 + (flags[2] == ' '))
 		for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
-			if (flags[-1] == ' ' && raw_starts(flags, bad[i].flag))
+			if (flags[0] == bad[i].flag[0] && flags[1] == bad[i].flag[1])
 				return bad[i].why;
 	return NULL;
 }
 
-/* One line of smaps. `header` keeps the mapping's own line, whose last word is its name. */
-static const char *scan_line(char *line, char *header, size_t size)
+/* The kernel's own pages, the same in every process; the climb's batch, which is unmapped at its end. */
+static int may_be_shared(const char *header)
 {
+	for (const char *s = header; *s; s++)
+		if (raw_starts(s, "[vvar") || raw_starts(s, "[vdso]") || raw_starts(s, "[vsyscall]") ||
+		    (pspawn_proxy.batch && raw_starts(s, "/memfd:pspawn-batch")))
+			return 1;
+	return 0;
+}
+
+/* One line of smaps. `header` keeps the mapping's own line, whose last word is its name. */
+static const char *scan_line(const char *line, char *header, size_t size)
+{
+	const char *why;
+
 	if ((line[0] >= '0' && line[0] <= '9') || (line[0] >= 'a' && line[0] <= 'f')) {
 		struct raw_text t = {header, size, 0};
 
 		raw_put(&t, line);
 		return NULL;
 	}
-	if (!raw_starts(line, "VmFlags: "))
+	if (line[0] != 'V' || !raw_starts(line, "VmFlags: "))
 		return NULL;
-	/* the kernel's own pages, the same in every process; the climb's batch, which is unmapped at its end */
-	for (const char *s = header; *s; s++)
-		if (raw_starts(s, "[vvar") || raw_starts(s, "[vdso]") || raw_starts(s, "[vsyscall]") ||
-		    (pspawn_proxy.batch && raw_starts(s, "/memfd:pspawn-batch")))
-			return NULL;
-	return bad_flag(line + sizeof "VmFlags: " - 1);
+	why = bad_flag(line + sizeof "VmFlags: " - 1);
+	return why && !may_be_shared(header) ? why : NULL;
 }
 
 static int check_mappings(struct raw_text *reason)
