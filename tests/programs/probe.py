@@ -1,7 +1,7 @@
 """Writes down what an interpreter can see of itself, as JSON into $PROBE_OUT/<rank>.json. One key, one row of table.py.
 
-Runs as a file, by -m, -c and from standard input, under any CPython from 3.8 on. PROBE_PLANT names a difference that
-is planted first (test_the_table_can_fail.py).
+Runs as a file, by -m, -c and from standard input, under any CPython from 3.8 on. PROBE_PLANT names a file of statements
+that plant a difference first (test_the_table_can_fail.py).
 """
 
 import sys
@@ -11,13 +11,10 @@ names_of_main = {name: repr(value) for name, value in globals().items()}
 frames = len(sys._current_frames())
 
 
-def plant(what):
+def plant(path):
     """One thing that is not as it was."""
-    import os
-
-    kind, _, value = what.partition(":")
-    if kind == "run":
-        exec(value, {"sys": sys, "os": os, "globals": globals()})
+    with open(path) as file:
+        exec(file.read(), globals())
 
 
 def streams():
@@ -108,14 +105,13 @@ def numpy_threads():
 
 
 def descriptors():
+    import contextlib
     import os
 
     seen = {}
     for fd in sorted(map(int, os.listdir("/proc/self/fd"))):
-        try:
-            seen[fd] = os.readlink("/proc/self/fd/%d" % fd)
-        except OSError:
-            pass
+        with contextlib.suppress(OSError):
+            seen[fd] = os.readlink(f"/proc/self/fd/{fd}")
     return seen
 
 
@@ -139,7 +135,7 @@ def look():
     import tracemalloc
     import warnings
 
-    seen = {
+    return {
         "modules": at_first,
         "main": names_of_main,
         "flags": repr(sys.flags),
@@ -206,13 +202,13 @@ def look():
         "descriptors": descriptors(),
         "objects": objects(),
     }
-    return seen
 
 
 def main():
     import os
 
-    plant(os.environ.get("PROBE_PLANT", ""))
+    if "PROBE_PLANT" in os.environ:
+        plant(os.environ["PROBE_PLANT"])
     seen = look()
     import json
 

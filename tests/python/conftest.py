@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Union
 
 import pytest
 
@@ -29,17 +29,28 @@ def no_settings_of_python(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
 
 
-def launch(launcher: Launcher, app: Sequence[str | Path], pspawn: Pspawn | None, n: int, **how: Any) -> tuple[Probes, Run]:
+Command = Sequence[Union[str, Path]]
+
+
+def launch(launcher: Launcher, app: Command, pspawn: Pspawn | None, n: int, **how: Any) -> tuple[Probes, Run]:
     return probe(launcher, [str(word) for word in app], n, pspawn=pspawn, **how)
 
 
 def both(
-    launcher: Launcher, app: Sequence[str | Path], n: int = 2, *, fork_point: str = "warm", contexts: int = 1, **how: Any
+    launcher: Launcher,
+    app: Command,
+    n: int = 2,
+    *,
+    rung: str = "warm",
+    options: Sequence[str] = (),
+    domains: str | None = None,
+    door: str = "direct",
+    **how: Any,
 ) -> tuple[Probes, Probes, Run]:
-    """(plain, ours, our run); ours was forked at `warm`."""
+    """(plain, ours, our run); ours was forked at `rung`. `options` are pspawn's."""
     plain, _ = launch(launcher, app, None, n, **how)
-    ours, run = launch(launcher, app, Pspawn(fork_point, door="direct"), n, **how)
-    assert_forked(run.report, n, "warm", contexts=contexts)
+    ours, run = launch(launcher, app, Pspawn("warm", domains, door, tuple(options)), n, **how)
+    assert_forked(run.report, n, rung, contexts=2 if domains else 1)
     return plain, ours, run
 
 

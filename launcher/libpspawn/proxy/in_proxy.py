@@ -194,7 +194,7 @@ def disarm():
     give_environment(original)
     hidden.clear()
     for entry in set(environ()).symmetric_difference(started):
-        key, equals, value = entry.partition(b"=")
+        key, equals, _ = entry.partition(b"=")
         if key and equals:
             hidden[key] = values.get(key)
     borrow("gc").freeze()
