@@ -246,7 +246,7 @@ const char *image_refusal(const struct pair *pair, bool *inner)
 		*inner = true;
 		return "a wrapper around pspawn-stub";
 	}
-	if (is_wrapper(pair->path))
+	if (!pair->interpreter && is_wrapper(pair->path)) /* a Python script may have any name */
 		return "a program that only starts another: write '... pspawn-stub PROGRAM' behind it to have that "
 		       "forked";
 	if (last.known && same_file(&last.key, &pair->a.key))

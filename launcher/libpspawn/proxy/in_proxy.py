@@ -6,10 +6,13 @@
 import sys
 
 modules = sys.modules
-noted = None
-original = None
-head_file = None
+posix = modules["posix"]
+noted = None  # the environment, while reads of it are noted
+original = posix.environ
+started = None  # C's environment when that began
+hidden = {}  # variables that C has otherwise than Python: what Python has, or None
 wants_mpi = False
+streams = ()
 
 
 def borrow(name):
@@ -50,9 +53,88 @@ class Noted(dict):
     def items(self):
         return [(key, dict.__getitem__(self, key)) for key in self]
 
+    def values(self):
+        return [dict.__getitem__(self, key) for key in self]
 
-class WithoutMPI:
-    """A finder that finds nothing, and notes who wants mpi4py.MPI: its import calls MPI_Init."""
+    def copy(self):
+        return dict(self.items())
+
+    def pop(self, key, *default):
+        note(key)
+        return dict.pop(self, key, *default)
+
+    def popitem(self):
+        list(self)
+        return dict.popitem(self)
+
+    def setdefault(self, key, default=None):
+        note(key)
+        return dict.setdefault(self, key, default)
+
+    def __eq__(self, other):
+        return self.copy() == other
+
+    def __ne__(self, other):
+        return self.copy() != other
+
+    def __or__(self, other):
+        return {**self.copy(), **other}
+
+    def __ror__(self, other):
+        return {**other, **self.copy()}
+
+    def __reversed__(self):
+        return reversed(self.keys())
+
+    def __repr__(self):
+        return repr(self.copy())
+
+    def __reduce__(self):
+        return dict, (self.copy(),)
+
+    __hash__ = None
+
+
+def give_environment(data):
+    """To os, which may have been imported only now (python -S)."""
+    posix.environ = data
+    os = modules.get("os")
+    if os is not None and isinstance(getattr(os, "environ", None), os._Environ):
+        os.environ._data = data
+        if isinstance(getattr(os, "environb", None), os._Environ):
+            os.environb._data = data
+
+
+class Watched:
+    """Loads a module, and keeps the state that its generator of random numbers has then."""
+
+    def __init__(self, loader):
+        self.loader = loader
+
+    def create_module(self, spec):
+        return self.loader.create_module(spec)
+
+    def exec_module(self, module):
+        module.__spec__.loader = module.__loader__ = self.loader
+        self.loader.exec_module(module)
+        name = module.__name__
+        fresh[name] = generators[name](module)
+
+
+def state_of_numpy(module):
+    bits = module._rand._bit_generator
+    # an explicit seed leaves no sequence: it is the program's own, and the same in every rank of a plain launch
+    if getattr(bits, "_seed_seq", None) is None:
+        return None
+    return repr((bits.state["state"]["pos"], bits.state["state"]["key"].tobytes()))
+
+
+generators = {"random": lambda module: module.getstate(), "numpy.random.mtrand": state_of_numpy}
+fresh = {}
+
+
+class Watcher:
+    """A finder that finds nothing itself. It notes who wants mpi4py.MPI, whose import calls MPI_Init."""
 
     @staticmethod
     def find_spec(name, path=None, target=None):
@@ -60,36 +142,68 @@ class WithoutMPI:
         if name == "mpi4py.MPI":
             wants_mpi = True
             raise ImportError("mpi4py.MPI is not imported in a proxy")
+        if name not in generators:
+            return None
+        spec = find(name, path)
+        if spec is not None and hasattr(spec.loader, "exec_module"):
+            spec.loader = Watched(spec.loader)
+        return spec
+
+
+def find(name, path):
+    """As if there were no Watcher."""
+    for finder in sys.meta_path:
+        look = None if finder is Watcher else getattr(finder, "find_spec", None)
+        spec = look(name, path) if look else None
+        if spec is not None:
+            return spec
+    return None
+
+
+def stream_settings():
+    seen = []
+    for name in ("stdin", "stdout", "stderr"):
+        stream = getattr(sys, name)
+        seen.append(stream)
+        if type(stream).__name__ == "TextIOWrapper":
+            seen += [stream.buffer, stream.encoding, stream.errors, stream.line_buffering, stream.write_through]
+    return seen
 
 
 def arm():
     """From here on reads are noted."""
-    global noted, original
-    os = modules.get("os")
-    if os is not None:
-        original = os.environ._data
-        noted = Noted(original)
-        os.environ._data = noted
-        if hasattr(os, "environb"):
-            os.environb._data = noted
-    sys.meta_path.insert(0, WithoutMPI)
+    global noted, started
+    if sys.flags.inspect or sys.flags.interactive:
+        give_up("an interactive interpreter (python -i) is made for one terminal")
+    noted = Noted(original)
+    started = environ()
+    for name, state_of in generators.items():
+        if name in modules:
+            fresh[name] = state_of(modules[name])
+    give_environment(noted)
+    sys.meta_path.insert(0, Watcher)
 
 
 def disarm():
     """Before the fork point. What was written is kept; C has it too (putenv)."""
+    flush()
+    sys.meta_path.remove(Watcher)
+    values = {key: dict.__getitem__(noted, key) for key in dict.keys(noted)}
+    original.clear()
+    original.update(values)
+    give_environment(original)
+    hidden.clear()
+    for entry in set(environ()).symmetric_difference(started):
+        key, equals, _ = entry.partition(b"=")
+        if key and equals:
+            hidden[key] = values.get(key)
+    borrow("gc").freeze()
+
+
+def flush():
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()
-    sys.meta_path.remove(WithoutMPI)
-    if original is not None:
-        os = modules["os"]
-        values = {key: dict.__getitem__(noted, key) for key in dict.keys(noted)}
-        original.clear()
-        original.update(values)
-        os.environ._data = original
-        if hasattr(os, "environb"):
-            os.environb._data = original
-    borrow("gc").freeze()
 
 
 def random_is_renewed():
@@ -124,18 +238,43 @@ def import_names(name, names):
     if not begin("m" + name):
         return
     wants_mpi = False
+    settings = stream_settings()
     try:
         __import__(name, {"__name__": "__main__"}, {}, names, 0)
+        flush()
+        what = what_changed(settings)
     except BaseException as error:
         give_up("it cannot be imported: " + describe(error))
     if wants_mpi:
         give_up("it imports mpi4py.MPI, and so calls MPI_Init")
-    for stream in (sys.stdout, sys.stderr):
-        if stream is not None:
-            stream.flush()
+    if what:
+        give_up(what)
+    if is_to_be_run():
+        give_up("it imports the module that is to be run (-m)")
     end()
     if with_mpi:
         load_mpi()
+
+
+def is_to_be_run():
+    """runpy warns of a module that is imported before it is run."""
+    form, value = command
+    return form == "module" and any(
+        hasattr(modules.get(name), "__file__") and not hasattr(modules[name], "__path__")
+        for name in (value, value + ".__main__")
+    )
+
+
+def what_changed(settings):
+    """What an import did that a rank would take back, or None."""
+    now = stream_settings()
+    if len(now) != len(settings) or any(a is not b and a != b for a, b in zip(now, settings)):
+        return "it replaced or reconfigured sys.stdin, sys.stdout or sys.stderr"
+    for name, state in fresh.items():
+        module = modules.get(name)
+        if module is not None and generators[name](module) not in (state, None):
+            return "it seeded, or took numbers from, the generator of " + name
+    return None
 
 
 def load_mpi():
@@ -145,11 +284,7 @@ def load_mpi():
         return
     spec = None
     try:
-        for finder in sys.meta_path:
-            if finder is not WithoutMPI:
-                spec = finder.find_spec("mpi4py.MPI", package.__path__)
-            if spec is not None:
-                break
+        spec = find("mpi4py.MPI", package.__path__)
     except BaseException as error:
         give_up("its library cannot be found: " + describe(error))
     if spec is not None and spec.origin and spec.origin.endswith(".so"):
@@ -166,35 +301,41 @@ def preload(name):
 
 def preload_head():
     """What the beginning of the script imports, up to the first statement that might change what later ones do."""
-    file, source = find_script()
-    if source is None:
-        return
+    form, value = command
+    source = None
     main = modules["__main__"].__dict__
-    if file is not None:
-        main["__file__"] = file
+    if form == "command":
+        source = value.encode("utf-8", "surrogateescape")
+    elif form == "module":
+        source = find_module_source(value)
+    elif form == "file":
+        source = read(value) or find_in_archive(value)
+        main["__file__"] = value
     try:
-        for name, names in head_imports(source):
+        for name, names in head_imports(source or b""):
             import_names(name, names)
     finally:
-        if file is not None:
+        if form == "file":
             main.pop("__file__", None)
 
 
 def read(path):
-    io = modules["io"]
+    """The beginning of a regular file: a pipe is the script's to read."""
     try:
-        with io.open(path, "rb") as file:
-            return file.read(1 << 20)
-    except OSError:
+        if posix.stat(path).st_mode & 0o170000 != 0o100000:
+            return None
+        with modules["io"].open(path, "rb") as file:
+            return file.read(LARGEST + 1)
+    except (OSError, ValueError):
         return None
 
 
-def find_script():
-    """(its path or None, its source or None); of the form of command line that this interpreter was given."""
-    flags = [word.decode("utf-8", "surrogateescape") for word in argv()]
+def read_command():
+    """(form, what it runs) of this interpreter's command line; the form is file, command, module or stdin."""
+    words = [word.decode("utf-8", "surrogateescape") for word in argv()]
     at = 1
-    while at < len(flags) and flags[at].startswith("-") and flags[at] != "-":
-        word = flags[at]
+    while at < len(words) and words[at].startswith("-") and words[at] != "-":
+        word = words[at]
         if word == "--":
             at += 1
             break
@@ -202,18 +343,19 @@ def find_script():
             at += 1
         elif not word.startswith("--"):
             for i, letter in enumerate(word[1:], 1):
-                value = word[i + 1 :] or (flags[at + 1] if at + 1 < len(flags) else "")
-                if letter == "c":
-                    return None, value.encode("utf-8", "surrogateescape")
-                if letter == "m":
-                    return None, find_module_source(value)
+                value = word[i + 1 :] or (words[at + 1] if at + 1 < len(words) else "")
+                if letter in "cm":
+                    return "command" if letter == "c" else "module", value
                 if letter in "WX":
                     at += not word[i + 1 :]
                     break
         at += 1
-    if at >= len(flags) or flags[at] == "-":
-        return None, None
-    return flags[at], read(flags[at])
+    if at >= len(words) or words[at] == "-":
+        return "stdin", None
+    return "file", words[at]
+
+
+command = read_command()
 
 
 def find_module_source(name):
@@ -227,14 +369,53 @@ def find_module_source(name):
     return None
 
 
+def find_in_archive(path):
+    """`__main__.py` of a directory or a zip file, which is sys.path[0] then."""
+    source = read(path + "/__main__.py")
+    finder = sys.path_importer_cache.get(path)
+    if source is None and hasattr(finder, "get_data") and hasattr(finder, "archive"):
+        try:
+            source = finder.get_data(path + "/__main__.py")
+        except OSError:
+            return None
+    return source
+
+
+LARGEST = 1 << 18  # of a script that is read as a whole
+
+
+def parse(source):
+    """The statements of a script, or those at the beginning of a large one."""
+    if len(source) > LARGEST:
+        source = source[: source.rfind(b"\n", 0, LARGEST >> 2) + 1]
+        cuts = 8
+    else:
+        cuts = 0
+    while True:
+        try:
+            # PyCF_ONLY_AST; nothing of this code's own __future__
+            return compile(source, "<head>", "exec", 0x400, True).body
+        except SyntaxError as error:
+            if not cuts or not error.lineno or error.lineno < 2:
+                return []
+            # a statement that has been cut
+            cuts -= 1
+            source = b"".join(source.splitlines(True)[: error.lineno - 1])
+        except Exception:  # null bytes, too deeply nested
+            return []
+
+
 def head_imports(source):
     """(module, names) of each import before the first statement that is anything but an import or a plain constant."""
+    filters = modules.get("warnings", borrow("_warnings")).filters
+    silence = ("ignore", None, Warning, None, 0)
+    filters.insert(0, silence)  # the rank itself warns when it compiles its script
     try:
-        tree = compile(source, "<head>", "exec", 0x400 | 0x200, True)  # PyCF_ONLY_AST | PyCF_DONT_IMPLY_DEDENT
-    except (SyntaxError, ValueError):
-        return []
+        body = parse(source)
+    finally:
+        filters.remove(silence)
     found = []
-    for node in tree.body:
+    for node in body:
         kind = type(node).__name__
         if kind == "Import":
             found += [(alias.name, ()) for alias in node.names]
@@ -243,11 +424,16 @@ def head_imports(source):
                 found.append((node.module, tuple(alias.name for alias in node.names)))
         elif not (kind == "Expr" and is_constant(node.value)) and not (
             kind in ("Assign", "AnnAssign")
-            and all(type(t).__name__ == "Name" for t in getattr(node, "targets", None) or [node.target])
+            and all(is_plain_name(t) for t in getattr(node, "targets", None) or [node.target])
             and (node.value is None or is_constant(node.value))
         ):
             break
     return found
+
+
+def is_plain_name(node):
+    """Not one that imports look at in the module's globals, or by which they find __import__."""
+    return type(node).__name__ == "Name" and not node.id.startswith("__")
 
 
 def is_constant(node):
@@ -263,31 +449,47 @@ def is_constant(node):
 
 
 def become():
-    """After PyOS_AfterFork_Child(): what this process has from its proxy and an exec'd interpreter makes itself."""
-    os = modules.get("os")
-    if original is not None:
-        original.clear()
-        for entry in environ():
-            key, equals, value = entry.partition(b"=")
-            if equals:
-                original.setdefault(key, value)
-    renew_arguments(os)
+    """
+    After PyOS_AfterFork_Child(): what this process has from its proxy and an exec'd interpreter makes itself.
+
+    True if that cannot be had: the rank has to exec the interpreter.
+    """
+    if at_a_terminal():
+        return True
+    original.clear()
+    for entry in environ():
+        key, equals, value = entry.partition(b"=")
+        if equals:
+            original.setdefault(key, value)
+    for key, value in hidden.items():
+        if value is not None:
+            original[key] = value
+        else:
+            original.pop(key, None)
+    renew_arguments()
     for stream in ("stdin", "stdout", "stderr"):
         renew_stream(stream)
-    renew_generators(os)
+    renew_generators()
     threading = modules.get("threading")
     if threading is not None and hasattr(threading.main_thread(), "_set_native_id"):
         threading.main_thread()._set_native_id()
+    return False
+
+
+def at_a_terminal():
+    """Without a script, an interpreter that finds a terminal at its standard input is an interactive one."""
+    return command[0] == "stdin" and posix.isatty(0)
 
 
 proxy_argv = argv()
 
 
-def renew_arguments(os):
+def renew_arguments():
     words = argv()
-    if words == proxy_argv or os is None:
+    if words == proxy_argv:
         return
-    decoded = [os.fsdecode(word) for word in words]
+    encoding, errors = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
+    decoded = [word.decode(encoding, errors) for word in words]
     # sys.argv begins with what stands for the script; the interpreter's own options are before it
     rest = len(proxy_argv) - len(sys.argv) + 1
     sys.argv[1:] = decoded[rest:]
@@ -317,12 +519,12 @@ def renew_stream(name):
     else:
         size = getattr(raw, "_blksize", 0)
         buffered.__init__(raw, size if size > 1 else io.DEFAULT_BUFFER_SIZE)
-    line_buffering = not write_through and (raw.isatty() or fd == 2)
+    line_buffering = not write_through and (raw.isatty() or (fd == 2 and sys.version_info >= (3, 9)))
     stream.__init__(buffered, encoding, errors, "\n", line_buffering, write_through)
     stream.mode = "r" if fd == 0 else "w"
 
 
-def renew_generators(os):
+def renew_generators():
     numpy = modules.get("numpy.random.mtrand")
     if numpy is not None:
         # an explicit seed leaves no sequence: it is the program's own, and the same in every rank of a plain launch
@@ -330,5 +532,5 @@ def renew_generators(os):
         if getattr(generator, "_seed_seq", None) is not None:
             numpy._rand.seed()
     process = modules.get("multiprocessing.process")
-    if process is not None and os is not None:
-        process.current_process().authkey = os.urandom(32)
+    if process is not None:
+        process.current_process().authkey = posix.urandom(32)

@@ -8,7 +8,9 @@
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <link.h>
+#include <limits.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "proxy.h"
@@ -91,6 +93,7 @@ static const struct {
 
 static PyObject *snippet; /* the globals of in_proxy.py, once the interpreter is up */
 static int is_armed;	  /* the hook has something to do */
+static void **first_hook; /* where CPython keeps its list of audit hooks */
 /* Thread pools that a handler of pthread_atfork(3) stopped: each takes up its number of threads again when it is set. */
 static struct {
 	int (*get)(void);
@@ -266,6 +269,45 @@ int pspawn_random_is_renewed(const void *caller)
 	return renewed;
 }
 
+/*
+ * CPython has no call that takes an audit hook away. It keeps them in a list in _PyRuntime, and the first that is added
+ * changes one word there: from NULL to an entry of {next, hook, data} (Python/sysmodule.c, 3.8 to 3.13). A rank clears
+ * that word again: an event without hooks costs nothing, -v does not speak of any, and -X dev does not free, with its
+ * checking allocator, an entry that was allocated before it was set up.
+ */
+static void add_hook(int (*hook)(const char *, PyObject *, void *))
+{
+	char *runtime = dlsym(RTLD_DEFAULT, "_PyRuntime"), *before = MAP_FAILED;
+	ElfW(Sym) *symbol = NULL;
+	Dl_info info;
+	size_t size = 0;
+	int changed = 0;
+
+	if (runtime && dladdr1(runtime, &info, (void **)&symbol, RTLD_DL_SYMENT) && symbol)
+		size = symbol->st_size;
+	if (size)
+		before = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (before != MAP_FAILED)
+		memcpy(before, runtime, size);
+	if (py.add_hook(hook, NULL) != 0)
+		py.add_hook = NULL;
+	for (size_t at = 0; before != MAP_FAILED && at + sizeof(void *) <= size; at += sizeof(void *))
+		if (memcmp(before + at, runtime + at, sizeof(void *)) != 0) {
+			first_hook = (void **)(runtime + at);
+			changed++;
+		}
+	if (changed != 1 || ((void **)*first_hook)[1] != (void *)(uintptr_t)hook)
+		first_hook = NULL;
+	if (before != MAP_FAILED)
+		munmap(before, size);
+}
+
+static void remove_hook(void)
+{
+	if (first_hook)
+		*first_hook = *(void **)*first_hook; /* the next one, if a preload added any */
+}
+
 /* OpenBLAS's handler of pthread_atfork(3) ends its threads in the parent too; openblas_set_num_threads() starts them
  * again (its goto_set_num_threads in blas_server.c), as they are in a process that has not forked. */
 static int find_pool(struct dl_phdr_info *info, size_t size, void *data)
@@ -295,6 +337,19 @@ static int find_pool(struct dl_phdr_info *info, size_t size, void *data)
 	return 0;
 }
 
+/* Where an interpreter that was forked would not be as one that is exec'd, the rank execs it: never a lost job. */
+static void start_anew(void)
+{
+	const struct proxy *p = &pspawn_proxy;
+	char path[PATH_MAX];
+	ssize_t n = readlink("/proc/self/exe", path, sizeof path - 1);
+
+	if (n <= 0)
+		return;
+	path[n] = 0;
+	execv(path, p->argv);
+}
+
 /* Stops here; goes on in each rank, as an interpreter that was started there. */
 static void stop(void)
 {
@@ -302,16 +357,21 @@ static void stop(void)
 
 	run("disarm", NULL);
 	dl_iterate_phdr(find_pool, NULL);
-	py.before_fork(); /* its other half is in each rank; this process never goes on */
+	py.before_fork(); /* its other half is in each fork that goes on; this process never does */
 	pspawn_arrive();
-	if (pspawn_proxy.target) /* on the way to a higher fork point: begun, and not stopped here */
-		return;
-	is_armed = 0;
 	py.after_fork();
+	if (pspawn_proxy.target) { /* on the way to a higher fork point: begun, and not stopped here */
+		run("arm", NULL);
+		return;
+	}
+	is_armed = 0;
+	remove_hook();
 	for (int i = 0; i < npools; i++)
 		pools[i].set(pools[i].get());
 	function = py.get_item(snippet, "become");
 	result = function ? py.call(function, NULL) : NULL;
+	if (!result || py.truth(result))
+		start_anew();
 	if (result)
 		py.decref(result);
 	else
@@ -365,6 +425,9 @@ static int command_length(int argc, char **argv)
 	return i < argc ? i + 1 : argc;
 }
 
+static const char *const read_by_libc[] = {"LC_ALL",	  "LC_CTYPE", "LANG", "LANGUAGE", "LC_COLLATE", "LC_MESSAGES",
+					   "LC_MONETARY", "LOCPATH",  "TZ",   "TZDIR",	  "LC_NUMERIC", "LC_TIME"};
+
 int pspawn_await_script(void)
 {
 	struct proxy *p = &pspawn_proxy;
@@ -378,11 +441,13 @@ int pspawn_await_script(void)
 			return 0;
 		}
 	}
-	if (py.add_hook(hook, NULL) != 0) {
-		py.add_hook = NULL;
+	add_hook(hook);
+	if (!py.add_hook)
 		return 0;
-	}
 	is_armed = 1;
+	/* libc reads these without getenv(3) when Python sets its locale and its time zone */
+	for (size_t i = 0; i < sizeof read_by_libc / sizeof *read_by_libc; i++)
+		pspawn_note_name(read_by_libc[i]);
 	p->fixed_args = p->target == PSPAWN_APP ? p->argc : command_length(p->argc, p->argv);
 	return 1;
 }
