@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdio_ext.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -22,6 +23,7 @@
 static int fds_before[MAX_FDS], nfds_before;
 static uint8_t cpus_before[PSPAWN_CPU_BYTES];
 static struct raw_rlimit nofile_before;
+static long reaped_before;
 
 struct entry { /* linux_dirent64 */
 	uint64_t ino, off;
@@ -116,6 +118,7 @@ int pspawn_check_preinit(struct raw_text *reason)
 
 void pspawn_check_before_climb(void)
 {
+	reaped_before = 0;
 	nfds_before = list_numbers("/proc/self/fd", fds_before, MAX_FDS);
 	raw_zero(cpus_before, sizeof cpus_before);
 	sys3(__NR_sched_getaffinity, 0, sizeof cpus_before, cpus_before);
@@ -177,7 +180,9 @@ static int check_fds(struct raw_text *reason)
 	}
 	if (n != nfds_before)
 		return blame(reason, "closed a descriptor", "");
-	for (int fd = 0; fd <= 2; fd++) {
+	if (pspawn_has_read_stdin())
+		return blame(reason, "read its standard input", "");
+	for (int fd = 1; fd <= 2; fd++) {
 		struct stat st;
 
 		if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && st.st_size > 0)
@@ -233,13 +238,43 @@ static int check_attributes(struct raw_text *reason)
 	return 0;
 }
 
+/* Of children that were waited for: a mark that each leaves, 0 in a process that has had none. */
+static long reaped(void)
+{
+	struct rusage usage = {.ru_maxrss = 0};
+
+	getrusage(RUSAGE_CHILDREN, &usage);
+	return usage.ru_minflt + usage.ru_maxrss;
+}
+
+/* Those that it has left belong to the process below, whose only child this climber should be. */
+static int has_left_children(void)
+{
+	char path[64] = "/proc/", text[64];
+	struct raw_text t = {path, sizeof path, raw_strlen(path)};
+	int parent = getppid(), n = 0;
+
+	raw_put_num(&t, parent);
+	raw_put(&t, "/task/");
+	raw_put_num(&t, parent);
+	raw_put(&t, "/children");
+	if (raw_read_file(path, text, sizeof text) <= 0)
+		return 0;
+	for (const char *s = text; *s; s++)
+		n += *s == ' ';
+	return n > 1;
+}
+
 static int check_children(struct raw_text *reason)
 {
 	int status;
 
-	if (waitpid(-1, &status, WNOHANG | __WALL) < 0 && errno == ECHILD)
-		return 0;
-	return blame(reason, "started a child process", "");
+	if (waitpid(-1, &status, WNOHANG | __WALL) >= 0 || errno != ECHILD || has_left_children())
+		return blame(reason, "started a child process", "");
+	/* it had the environment of one rank, and what it found out may be kept */
+	if (pspawn_proxy.target == PSPAWN_APP && reaped() != reaped_before)
+		return blame(reason, "started a child process", "");
+	return 0;
 }
 
 /* The two letters of VmFlags (proc(5)) with which a mapping does not survive a fork unchanged; "rd ex mr mw me ". */
@@ -347,6 +382,7 @@ static int check_trial_fork(struct raw_text *reason)
 		return refuse(reason, "a trial fork failed", "");
 	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
 		;
+	reaped_before = reaped();
 	if (!WIFEXITED(status))
 		return refuse(reason, "a fork of it dies", "");
 	if (WEXITSTATUS(status) == 0)

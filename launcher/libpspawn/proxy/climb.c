@@ -138,27 +138,54 @@ static long progress_of(pid_t pid)
 	return (long)(pspawn_stat_field(s, 12) + pspawn_stat_field(s, 14) + pspawn_stat_field(s, 15));
 }
 
-static void reap(pid_t pid)
+/* The first child of this process that has not been waited for; 0: there is none. */
+static pid_t any_child(void)
 {
-	int status;
+	siginfo_t info = {.si_pid = 0};
+	char path[64] = "/proc/self/task/", text[32];
+	struct raw_text t = {path, sizeof path, raw_strlen(path)};
 
-	while (waitpid(pid, &status, __WALL) < 0 && errno == EINTR)
-		;
+	if (waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT | __WALL) < 0)
+		return 0;
+	if (info.si_pid)
+		return info.si_pid;
+	raw_put_num(&t, sys_getpid());
+	raw_put(&t, "/children"); /* CONFIG_PROC_CHILDREN, which CRIU wants and distributions set */
+	return raw_read_file(path, text, sizeof text) > 0 ? (pid_t)raw_atol(text) : 0;
 }
 
-/* Ends the climber, and what it has started on the way, which comes to this process as their subreaper. */
+/* And what the program has started meanwhile: this process is the subreaper of all that. */
 static void end_climber(pid_t pid)
 {
-	char children[4096];
+	int64_t limit = raw_monotonic_us() + 2000000; /* who is in an uninterruptible sleep dies when that ends */
+	int status;
 
 	sys_kill(pid, 9);
-	reap(pid);
-	while (raw_read_file("/proc/thread-self/children", children, sizeof children) > 0 && *children) {
-		pid_t child = (pid_t)raw_atol(children);
-
-		sys_kill(child, 9);
-		reap(child);
+	while (waitpid(pid, &status, __WALL) < 0 && errno == EINTR)
+		;
+	while ((pid = any_child()) > 0 && raw_monotonic_us() < limit) {
+		sys_kill(pid, 9);
+		if (waitpid(pid, &status, WNOHANG | __WALL) == 0)
+			raw_sleep_ms(1);
 	}
+}
+
+/* What a climb that failed has written: the next one is not to be blamed for it. */
+static void forget_output(void)
+{
+	static const char own[] = "/memfd:pspawn-proxy-output";
+	char target[64] = "";
+
+	sys4(__NR_readlinkat, AT_FDCWD, "/proc/self/fd/1", target, sizeof target - 1);
+	if (raw_starts(target, own) && ftruncate(1, 0) == 0)
+		lseek(1, 0, SEEK_SET);
+}
+
+static int has_ended(pid_t pid)
+{
+	siginfo_t info = {.si_pid = 0};
+
+	return waitid(P_PID, (id_t)pid, &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid == pid;
 }
 
 /* Waits for the climber's verdict; its first byte, the reason in `text`. 0: it ended without one; -1: silence. */
@@ -184,6 +211,12 @@ static int await_verdict(pid_t pid, int end, const struct pspawn_msg *climb, cha
 		if (wait[1].revents & (RAW_POLLHUP | RAW_POLLERR)) { /* the caller is gone */
 			end_climber(pid);
 			sys_exit(0);
+		}
+		if (has_ended(pid)) { /* and a child of its own holds the other end of the pipe */
+			wait[0].revents = sys_poll(wait, 1, 0) > 0 ? wait[0].revents : 0;
+			if (wait[0].revents)
+				break;
+			return 0;
 		}
 		n = progress_of(pid);
 		if (n >= 0 && n != progress && climb->fork_point > PSPAWN_MAIN) {
@@ -218,6 +251,7 @@ static void begin_climb(const struct pspawn_msg *climb, int memfd, int verdict)
 
 	p->verdict = verdict;
 	p->target = (int)climb->fork_point;
+	p->climber = sys_getpid();
 	p->loaded = 0;
 	if (pspawn_map_batch(memfd, climb->size) < 0)
 		sys_exit(1);
@@ -245,6 +279,7 @@ static int attempt(const struct pspawn_msg *climb, int memfd, const struct pspaw
 
 	if (pipe2(ends, O_CLOEXEC) < 0)
 		sys_exit(1);
+	/* processes that the program starts and leaves come here, not to the caller; not inherited by the fork (prctl(2)) */
 	sys_prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
 	pid = fork();
 	if (pid == 0) {
@@ -262,9 +297,8 @@ static int attempt(const struct pspawn_msg *climb, int memfd, const struct pspaw
 	sys_close(ends[0]);
 	if (pid > 0)
 		end_climber(pid);
+	forget_output();
 	sys_prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0);
-	sys2(__NR_ftruncate, 1, 0); /* what it wrote: the next attempt is not to blame */
-	sys3(__NR_lseek, 1, 0, SEEK_SET);
 	return 0;
 }
 
@@ -377,6 +411,12 @@ void pspawn_change_environment(void)
 	}
 }
 
+void pspawn_ended(void)
+{
+	pspawn_give_up(pspawn_has_read_stdin() ? "the program read its standard input"
+					       : ended_early((uint32_t)pspawn_proxy.target));
+}
+
 static int check(struct raw_text *reason)
 {
 	if (pspawn_check_climbed(reason) < 0)
@@ -396,8 +436,10 @@ void pspawn_arrive(void)
 
 	pspawn_recording = PSPAWN_RECORD_NOTHING;
 	sys_prctl(PR_SET_NAME, (unsigned long)"pspawn-proxy", 0, 0, 0); /* also what a fork in the checks is called */
+	pspawn_pause_program();
 	if (check(&text) < 0)
 		tell(p->loaded && !p->careful ? VERDICT_CAREFULLY : VERDICT_REFUSED, reason);
+	pspawn_end_program();
 	p->fork_point = p->target;
 	p->target = 0;
 	if (own_cpus_bytes > 0)

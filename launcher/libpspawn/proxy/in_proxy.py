@@ -13,6 +13,7 @@ started = None  # C's environment when that began
 hidden = {}  # variables that C has otherwise than Python: what Python has, or None
 wants_mpi = False
 streams = ()
+running = False  # the program itself, on the way to its own fork point
 
 
 def borrow(name):
@@ -140,6 +141,11 @@ class Watcher:
     def find_spec(name, path=None, target=None):
         global wants_mpi
         if name == "mpi4py.MPI":
+            if running:
+                # without MPI_Init its import is harmless, see mpi4py's documentation of mpi4py.rc
+                if modules["mpi4py"].rc.initialize is False:
+                    return None
+                give_up("the program imported mpi4py.MPI, which calls MPI_Init, before its fork point")
             wants_mpi = True
             raise ImportError("mpi4py.MPI is not imported in a proxy")
         if name not in generators:
@@ -182,6 +188,30 @@ def arm():
             fresh[name] = state_of(modules[name])
     give_environment(noted)
     sys.meta_path.insert(0, Watcher)
+
+
+def begin_program():
+    global running
+    running = True
+
+
+def look_at(event, args):
+    """On the way to the program's own fork point; audit events are as in Python's documentation."""
+    for arg in args:
+        # what the import system keeps for itself may be written by whoever comes first
+        if isinstance(arg, str) and "__pycache__" in arg:
+            return
+    if event == "open":
+        path, mode, flags = (*args, None, None, None)[:3]
+        writes = isinstance(flags, int) and flags & 0o103  # O_WRONLY, O_RDWR, O_CREAT; the same on all of Linux
+        if writes and isinstance(path, (str, bytes)) and not str(path).lstrip("b'").startswith("/dev/"):
+            give_up("the program opened a file for writing: " + str(path))
+    elif event in ("os.remove", "os.rename", "os.rmdir", "os.link", "os.symlink", "os.truncate"):
+        give_up("the program changed files (" + event + "): " + str(args[0]))
+    elif event in ("subprocess.Popen", "os.system", "os.posix_spawn", "os.fork", "os.forkpty", "os.exec", "pty.spawn"):
+        give_up("the program started a child process: " + (str(args[0]) if args else event))
+    elif event == "sqlite3.connect":
+        give_up("the program opened a database: " + str(args[0]))
 
 
 def disarm():

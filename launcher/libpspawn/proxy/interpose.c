@@ -9,6 +9,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/sysinfo.h>
@@ -47,6 +48,7 @@ static long (*next_sysconf)(int);
 static int (*next_get_nprocs)(void);
 static ssize_t (*next_getrandom)(void *, size_t, unsigned);
 static int (*next_getentropy)(void *, size_t);
+static void (*next_exit)(int) __attribute__((noreturn));
 
 static void *next(const char *name)
 {
@@ -65,6 +67,7 @@ void pspawn_resolve_interposed(void)
 	next_get_nprocs = next("get_nprocs");
 	next_getrandom = next("getrandom");
 	next_getentropy = next("getentropy");
+	next_exit = (__typeof__(next_exit))next("exit");
 }
 
 void pspawn_start_recording(void)
@@ -89,10 +92,13 @@ void pspawn_forget_notes(void)
 	npid_askers = 0;
 }
 
+/* `name` ends at a '=' or its own end. */
 static int holds_name(const char *list, size_t len, const char *name)
 {
+	size_t length = (size_t)(strchrnul(name, '=') - name);
+
 	for (size_t i = 0; i < len; i += raw_strlen(list + i) + 1)
-		if (raw_streq(list + i, name))
+		if (raw_strlen(list + i) == length && memcmp(list + i, name, length) == 0)
 			return 1;
 	return 0;
 }
@@ -110,28 +116,64 @@ static int names_the_rank(const char *name)
 	return 0;
 }
 
-/* Above main the program itself runs on: the answer may lead it anywhere (MPI_Init), so it does not get it. */
-static void stop_at_name(const char *name)
+int pspawn_name_varies(const char *name)
 {
 	const struct pspawn_batch *batch = pspawn_proxy.batch;
+
+	return names_the_rank(name) ||
+	       (batch && holds_name((const char *)batch + batch->varying, batch->varying_bytes, name));
+}
+
+static const char *base_name(const char *path)
+{
+	const char *slash = path ? strrchr(path, '/') : NULL;
+
+	return slash ? slash + 1 : path;
+}
+
+/* The library that has this address; NULL: the program itself. */
+static const char *library_of(const void *caller)
+{
+	Dl_info info;
+
+	/* an executable's own name is that of argv[0], whatever that is */
+	if (!caller || !dladdr(caller, &info) || !info.dli_fname || !strstr(info.dli_fname, ".so"))
+		return NULL;
+	return base_name(info.dli_fname);
+}
+
+static int is_of_mpi(const char *library)
+{
+	static const char *const prefixes[] = {"libmpi", "libpmi", "libopen-", "libmca_", "mca_", "libmpl", "libpals"};
+
+	for (size_t i = 0; i < sizeof prefixes / sizeof *prefixes; i++)
+		if (raw_starts(library, prefixes[i]))
+			return 1;
+	return 0;
+}
+
+/* Above main the program itself runs on: the answer may lead it anywhere (MPI_Init), so it does not get it. */
+static void stop_at_name(const char *name, const void *caller)
+{
+	const char *library = library_of(caller);
 	char reason[PSPAWN_REASON_LEN] = "";
 	struct raw_text t = {reason, sizeof reason, 0};
 
-	if (pspawn_proxy.target <= PSPAWN_MAIN || !batch)
+	if (pspawn_proxy.target <= PSPAWN_MAIN || !pspawn_proxy.batch || !pspawn_name_varies(name))
 		return;
-	if (!names_the_rank(name) && !holds_name((const char *)batch + batch->varying, batch->varying_bytes, name))
-		return;
-	raw_put(&t, *batch->at_work ? "it" : pspawn_proxy.actor);
+	raw_put(&t, *pspawn_proxy.batch->at_work ? "it" : library ? library : pspawn_proxy.actor);
 	raw_put(&t, " read a variable that differs between ranks: ");
 	raw_put(&t, name);
+	if (library && is_of_mpi(library) && pspawn_proxy.target == PSPAWN_APP && !*pspawn_proxy.batch->at_work)
+		raw_put(&t, " (MPI_Init before the fork point?)");
 	pspawn_give_up(reason);
 }
 
-void pspawn_note_name(const char *name)
+void pspawn_note_name(const char *name, const void *caller)
 {
 	size_t len = raw_strlen(name) + 1;
 
-	stop_at_name(name);
+	stop_at_name(name, caller);
 
 	if (holds_name(names, names_len, name))
 		return;
@@ -217,18 +259,30 @@ static void note(unsigned what)
 		pspawn_asked |= what;
 }
 
+/* PSPAWN_POINT is how pspawn_point.h says that it is time. */
 PSPAWN_API char *getenv(const char *name)
 {
-	if (pspawn_recording == PSPAWN_RECORD_CONSTRUCTORS)
-		pspawn_note_name(name);
+	if (pspawn_recording == PSPAWN_RECORD_CONSTRUCTORS) {
+		if (raw_streq(name, "PSPAWN_POINT"))
+			return pspawn_point_reached() ? "1" : NULL;
+		pspawn_note_name(name, __builtin_return_address(0));
+	}
 	return next_getenv(name);
 }
 
 PSPAWN_API char *secure_getenv(const char *name)
 {
 	if (pspawn_recording == PSPAWN_RECORD_CONSTRUCTORS)
-		pspawn_note_name(name);
+		pspawn_note_name(name, __builtin_return_address(0));
 	return next_secure_getenv(name);
+}
+
+/* What the program does at its end is for its ranks. */
+PSPAWN_API void exit(int status)
+{
+	if (pspawn_is_climber())
+		pspawn_ended();
+	next_exit(status);
 }
 
 PSPAWN_API pid_t getpid(void)

@@ -428,39 +428,38 @@ static main_function program_main;
 static void stop_at_main(void)
 {
 	struct proxy *p = &pspawn_proxy;
+	int is_python;
 
 	pspawn_arrive();
 	if (!p->target)
 		return;
-	if (p->batch->interpreter && pspawn_await_script()) {
-		p->begun = 1;
-		return;
+	is_python = p->batch->interpreter && pspawn_await_script();
+	if (!is_python) {
+		pspawn_load_preloads();
+		p->fixed_args = p->argc;
 	}
-	pspawn_load_preloads();
-	if (p->target == PSPAWN_WARM) {
+	if (p->target == PSPAWN_WARM && !is_python) {
+		p->fixed_args = 0;
 		pspawn_arrive();
 		return;
 	}
 	p->begun = 1;
-	p->fixed_args = p->argc;
-}
-
-/* The application says that it is time: everything before was done once. A no-op but in the climber, and 1 in its ranks. */
-PSPAWN_API int pspawn_point_here(void)
-{
-	if (pspawn_proxy.target != PSPAWN_APP)
-		return 0;
-	pspawn_arrive();
-	return 1;
+	if (p->target == PSPAWN_APP)
+		pspawn_begin_program(is_python);
 }
 
 static int stopped_main(int argc, char **argv, char **envp)
 {
+	int status;
+
 	(void)argc;
 	(void)argv;
 	(void)envp;
 	stop_at_main();
-	return program_main(pspawn_proxy.argc, pspawn_proxy.argv, pspawn_proxy.envp);
+	status = program_main(pspawn_proxy.argc, pspawn_proxy.argv, pspawn_proxy.envp);
+	if (pspawn_is_climber())
+		pspawn_ended();
+	return status;
 }
 
 /* Wraps libc's: the last call of a program's start before main (glibc csu/libc-start.c). */

@@ -19,6 +19,7 @@ struct proxy {
 	int fixed_args;	 /* so many leading arguments were read for good */
 	int careful;	 /* the climb before this one was refused: look after each preload whether it was that one */
 	uint32_t loaded; /* preloads */
+	int climber;	 /* the pid of the process that climbs: its children do not */
 	int verdict;	 /* pipe on which a climber tells its parent how the climb ended; -1 */
 	int highest_fd;	 /* for kernels without close_range */
 	int argc, envc;
@@ -64,6 +65,23 @@ HIDDEN void pspawn_end_preload(void);
 /* climb.c: in a rank, what the program itself has changed of its environment before the fork point. */
 HIDDEN void pspawn_change_environment(void);
 
+/* climb.c: the climber's program is about to end: so does the climb. */
+HIDDEN void pspawn_ended(void) __attribute__((noreturn));
+/* Is this the process that climbs, and not a child that the program started meanwhile? */
+static inline int pspawn_is_climber(void)
+{
+	return pspawn_proxy.target && sys_getpid() == pspawn_proxy.climber;
+}
+
+/* point.c: before the program itself runs on. Ends the climb if nothing in it would ever say that it is time. */
+HIDDEN void pspawn_begin_program(int is_python);
+/* point.c: before the checks at the fork point, and after them. */
+HIDDEN void pspawn_pause_program(void);
+HIDDEN void pspawn_end_program(void);
+HIDDEN int pspawn_has_read_stdin(void);
+/* point.c: if this is the climber to app it stops here: 1 in its ranks, 0 everywhere else. */
+HIDDEN int pspawn_point_reached(void);
+
 /* warm.c: dlopens what the climb's batch names, and has modules imported if this is a Python interpreter. */
 HIDDEN void pspawn_load_preloads(void);
 
@@ -71,6 +89,8 @@ HIDDEN void pspawn_load_preloads(void);
 HIDDEN int pspawn_is_python(void);
 /* python.c: asks it to tell when it comes there: pspawn_arrive() is called then. */
 HIDDEN int pspawn_await_script(void);
+/* python.c: the interpreter's program says that it is time. */
+HIDDEN void pspawn_point_in_python(void);
 /* python.c: does whoever asks for random numbers get new ones in each rank? */
 HIDDEN int pspawn_random_is_renewed(const void *caller);
 /* python.c: imports a module, or what the script's head imports (NULL). */
@@ -97,8 +117,11 @@ HIDDEN void pspawn_resolve_interposed(void);
 /* From here on what constructors ask for is noted; pspawn_forget_notes() frees the memory that this takes. */
 HIDDEN void pspawn_start_recording(void);
 HIDDEN void pspawn_forget_notes(void);
-/* Notes that a variable is read; from main on ends the climb if its value differs between ranks. */
-HIDDEN void pspawn_note_name(const char *name);
+/* Notes that a variable is read, by the object that has the address `caller` (NULL: the program); from main on ends the
+ * climb if its value differs between ranks. */
+HIDDEN void pspawn_note_name(const char *name, const void *caller);
+/* Does this variable, up to a '=', differ between the ranks of the climb's batch, or tell a rank which one it is? */
+HIDDEN int pspawn_name_varies(const char *name);
 /* The first object that asked for the process id and did not ask again in a fork's child: its index, or -1. */
 HIDDEN int pspawn_pid_keeper(const char **name);
 /* Its name, and the preload that was at work when it asked ("": none). */

@@ -162,7 +162,7 @@ static PyObject *c_note(PyObject *self, PyObject *args)
 	(void)self;
 	if (!py.parse(args, "y", &name))
 		return NULL;
-	pspawn_note_name(name);
+	pspawn_note_name(name, NULL);
 	return answer(0);
 }
 
@@ -378,13 +378,55 @@ static void stop(void)
 		py.print_error();
 }
 
+/* On the way to app: what changes something outside of this process is done by the ranks. */
+static void look_at(const char *event, PyObject *args)
+{
+	static const char *const prefixes[] = {"open", "os.", "subprocess.", "sqlite3.", "pty."};
+	PyObject *function, *result;
+
+	for (size_t i = 0; i < sizeof prefixes / sizeof *prefixes; i++) {
+		if (!raw_starts(event, prefixes[i]))
+			continue;
+		is_armed = 0; /* no event of its own */
+		function = py.get_item(snippet, "look_at");
+		result = function ? py.call(function, "sO", event, args) : NULL;
+		if (result)
+			py.decref(result);
+		else
+			py.clear_error();
+		is_armed = 1;
+		return;
+	}
+}
+
+/* The event's argument, if it has one, is a list that gets an element in each rank. */
+static void tell_forked(PyObject *args)
+{
+	PyObject *list = NULL, *yes = py.build("i", 1);
+
+	if (!py.parse(args, "|O", &list) || (list && yes && py.append(list, yes) < 0))
+		py.clear_error();
+	if (yes)
+		py.decref(yes);
+}
+
+void pspawn_point_in_python(void)
+{
+	int state;
+
+	if (!snippet)
+		return;
+	state = py.ensure();
+	stop();
+	py.release(state);
+}
+
 static int hook(const char *event, PyObject *args, void *data)
 {
 	struct proxy *p = &pspawn_proxy;
 
-	(void)args;
 	(void)data;
-	if (!is_armed)
+	if (!is_armed || !pspawn_is_climber())
 		return 0;
 	if (!snippet && strncmp(event, "cpython.run_", 12) == 0 && !strstr(event, "startup") &&
 	    !strstr(event, "hook")) {
@@ -395,8 +437,13 @@ static int hook(const char *event, PyObject *args, void *data)
 		is_armed = 1;
 		if (p->target == PSPAWN_WARM)
 			stop();
+		else
+			run("begin_program", NULL);
 	} else if (snippet && p->target == PSPAWN_APP && strcmp(event, "pspawn.point") == 0) {
 		stop();
+		tell_forked(args);
+	} else if (snippet && p->target == PSPAWN_APP) {
+		look_at(event, args);
 	}
 	return 0;
 }
@@ -447,7 +494,7 @@ int pspawn_await_script(void)
 	is_armed = 1;
 	/* libc reads these without getenv(3) when Python sets its locale and its time zone */
 	for (size_t i = 0; i < sizeof read_by_libc / sizeof *read_by_libc; i++)
-		pspawn_note_name(read_by_libc[i]);
+		pspawn_note_name(read_by_libc[i], NULL);
 	p->fixed_args = p->target == PSPAWN_APP ? p->argc : command_length(p->argc, p->argv);
 	return 1;
 }
