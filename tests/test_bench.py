@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pspawn.bench import _measure, _programs
+from pspawn.bench import mpi_init as bench_mpi_init
 from pspawn.bench import mpirun as bench_mpirun
+from pspawn.bench import python as bench_python
 from pspawn.bench._measure import Comparison, Demand, Experiment, Refused, Round, faster, interval, longer
 from pspawn.cli import bench as cli
 from pspawn.cli.main import main as pspawn
@@ -220,7 +223,9 @@ def test_placement_is_measured_against_limits() -> None:
 # --- arguments ---
 
 
-@pytest.mark.parametrize("words", [[], ["vector"], ["mpirun"], ["trampoline"], ["numa"]])
+@pytest.mark.parametrize(
+    "words", [[], ["vector"], ["mpirun"], ["trampoline"], ["numa"], ["python"], ["mpi-init"]]
+)
 def test_help_has_examples(words: list[str]) -> None:
     result = bench(*words, "--help")
     assert result.exit_code == 0
@@ -239,6 +244,8 @@ def test_help_has_examples(words: list[str]) -> None:
         (["vector", "--examples", "/nowhere"], "'/nowhere' does not exist"),
         (["mpirun", "--ranks", "none"], "'none' is not a valid integer"),
         (["mpirun", "--program", "ls"], "'ls' is not one of"),
+        (["python", "--against", "ls"], "'ls' is not one of"),
+        (["mpi-init", "--ranks", "0"], "0 is not in the range"),
     ],
 )
 def test_wrong_arguments_are_named(words: list[str], says: str) -> None:
@@ -268,6 +275,21 @@ def test_an_mpirun_of_another_kind_is_named() -> None:
     result = bench("mpirun", "--mpirun", "/bin/echo")
     assert (result.exit_code, len(result.output.splitlines())) == (1, 1)
     assert "/bin/echo is neither Open MPI nor MPICH" in result.output
+
+
+@pytest.mark.parametrize(
+    ("interpreter", "says"), [("/nowhere/python", "No such file"), ("/bin/false", "exit code 1"), ("-", "-")]
+)
+def test_an_interpreter_that_is_none_is_named(interpreter: str, says: str) -> None:
+    result = bench("python", "--against", "library", "--python", interpreter)
+    assert (result.exit_code, len(result.output.splitlines())) == (1, 1)
+    assert interpreter in result.output
+    assert says in result.output
+
+
+def test_modules_that_an_interpreter_lacks_are_named() -> None:
+    with pytest.raises(_measure.BenchError, match=r"has no nothing_of_this_name \(pip install"):
+        bench_python.check_modules(sys.executable, ["nothing"], {"nothing": ("nothing_of_this_name", "sys")})
 
 
 def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -370,3 +392,59 @@ def test_the_mpirun_bench_runs_and_every_rank_is_forked(launcher: Launcher, monk
     assert set(fact["fork_points"].values()) <= {"preinit", "main"}
     assert len(fact["stubs_private_kb"]) == bench_mpirun.STUB_RANKS
     assert fact["own_start_cpu_s"] > 0
+
+
+def quiet(progress: str) -> None: ...
+
+
+@pytest.mark.needs_stub
+def test_the_python_bench_runs_by_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The caller refuses to begin where its contexts are not at warm."""
+    pytest.importorskip("numpy")
+    monkeypatch.setattr(_measure, "QUIET", (0.0, 1e9))
+    result = bench("python", "--against", "library", "--pairs", "3", "--ranks", "2", "--json")
+    assert result.exit_code == 0, result.output
+    output = "\n".join(line for line in result.output.splitlines() if not line.startswith("pspawn bench:"))
+    findings = json.loads(output)["findings"]
+    assert [f["measure"] for f in findings] == ["call", "cpu", "wall", "to_end"]
+    call, cpu, _, to_end = (f["subject_value"] for f in findings)
+    assert 0 < call < cpu < to_end
+
+
+@pytest.mark.needs_stub
+@pytest.mark.mpi
+@pytest.mark.parametrize("one_launcher", ["mpich4"], indirect=True)
+def test_the_python_bench_runs_by_an_mpirun(one_launcher: Launcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("numpy")
+    monkeypatch.setattr(_measure, "QUIET", (0.0, 1e9))
+    facts: dict[str, Any] = {}
+    (done,) = bench_python.measure(
+        sys.executable,
+        ["mpirun"],
+        lambda: bench_mpirun.find([one_launcher.mpi.mpirun], quiet),
+        2,
+        2,
+        3,
+        60,
+        facts=facts,
+        say=quiet,
+    )
+    assert [f.measure for f in _measure.findings(done)[0]] == ["launch", "main", "cpu"]
+    assert list(facts["fork_points"].values()) == ["warm"]
+
+
+@pytest.mark.needs_stub
+@pytest.mark.mpi
+@pytest.mark.parametrize(
+    "one_launcher",
+    ["mpich4", *(pytest.param(name, marks=pytest.mark.long) for name in ("mpich5", "openmpi4", "openmpi5"))],
+    indirect=True,
+)
+def test_the_bench_of_mpi_init_runs(one_launcher: Launcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_measure, "QUIET", (0.0, 1e9))
+    facts: dict[str, Any] = {}
+    found = bench_mpirun.find([one_launcher.mpi.mpirun], quiet)
+    (done,) = bench_mpi_init.measure(found, [2], 3, 60, facts=facts, say=quiet)
+    of_init, of_all, _ = _measure.findings(done)[0]
+    assert list(facts["fork_points"].values()) == ["warm"]
+    assert 0 < of_init.subject_value < of_all.subject_value

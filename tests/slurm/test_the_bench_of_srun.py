@@ -21,7 +21,7 @@ def test_a_step_with_pspawn_against_one_without(clusters) -> None:
     named = [f["what"] for f in told["findings"]] + told["refused"]
     assert [n.partition(",")[0] for n in named] == ["srun", "srun"]
     for finding in told["findings"]:
-        assert finding["pairs"] >= 6 and 0.01 < finding["subject_s"] < 30
+        assert finding["pairs"] >= 6 and 0.01 < finding["subject_value"] < 30
 
 
 def test_without_the_plugin_nothing_is_measured(clusters) -> None:

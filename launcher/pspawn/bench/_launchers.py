@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,24 @@ def options(engine: str) -> list[str]:
     return [] if engine == HYDRA else ["--oversubscribe"]
 
 
+def mpi4py_environment(engine: str, mpirun: str, scratch: Path) -> dict[str, str]:
+    """Makes mpi4py's wheel, which knows the MPI ABI, take this mpirun's MPI; `scratch` is for what it needs on disk."""
+    abi, name = ("mpich", "libmpi.so.12") if engine == HYDRA else ("openmpi", "libmpi.so.40")
+    env = {"MPI4PY_MPIABI": abi, "MPI4PY_LIBMPI": name}
+    lib = Path(mpirun).resolve().parent.parent / "lib"
+    if not (lib / name).exists() and engine == HYDRA:
+        # Debian's has another name than that of the ABI
+        asked = ["gcc", "-print-file-name=libmpich.so.12"]
+        found = Path(subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip())
+        if not found.is_absolute():
+            return env
+        lib = scratch / "lib"
+        lib.mkdir(exist_ok=True)
+        if not (lib / name).exists():
+            (lib / name).symlink_to(found.resolve())
+    return {**env, "LD_LIBRARY_PATH": str(lib)} if (lib / name).exists() else env
+
+
 def pspawn_mpirun() -> str:
     """The command of this installation, else the one on PATH."""
     beside = Path(sys.executable).parent / "pspawn-mpirun"
@@ -36,6 +55,25 @@ def pspawn_mpirun() -> str:
     if not found:
         raise BenchError("pspawn-mpirun is not installed (pip install . or make)")
     return found
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """What a measured process left behind."""
+
+    moment: int
+    """CLOCK_MONOTONIC, ns."""
+    cpu: int
+    """CPU time, ns: which, the program says."""
+
+
+STAMP_BYTES = 16
+
+
+def read_stamps(file: Path) -> list[Stamp]:
+    text = file.read_bytes()
+    numbers = [int.from_bytes(text[k : k + 8], sys.byteorder) for k in range(0, len(text) // STAMP_BYTES * 16, 8)]
+    return [Stamp(moment, cpu) for moment, cpu in zip(numbers[::2], numbers[1::2])]
 
 
 @dataclass(frozen=True)

@@ -80,6 +80,9 @@ class Comparison:
     figure: Callable[[float, float], float]
     demand: Demand | None = None
     unit: str = ""
+    """Of the figure."""
+    quantity: str = "s"
+    """What the sides' values are in."""
     rounds: list[Round] = field(default_factory=list)
 
     @property
@@ -176,8 +179,10 @@ class Finding:
     high: float
     demand: str
     met: bool | None
-    baseline_s: float
-    subject_s: float
+    quantity: str
+    """What the next two are in."""
+    baseline_value: float
+    subject_value: float
     baseline_cpu_s: float
     subject_cpu_s: float
 
@@ -206,6 +211,7 @@ def findings(experiment: Experiment) -> tuple[list[Finding], list[str]]:
                 result.high,
                 str(c.demand) if c.demand else "",
                 c.demand.met(result.middle, result.low) if c.demand else None,
+                c.quantity,
                 experiment.median("baseline", c.measure),
                 experiment.median("subject", c.measure),
                 experiment.mean("baseline", "cpu"),
@@ -231,13 +237,17 @@ def table(found: Sequence[Finding]) -> list[str]:
                 "" if f.met is None else "met" if f.met else "missed",
                 f"{f.noise:.2f}",
                 str(f.pairs),
-                f"{f.baseline_s * 1e3:.1f} ms",
-                f"{f.subject_s * 1e3:.1f} ms",
+                _value(f.baseline_value, f.quantity),
+                _value(f.subject_value, f.quantity),
                 f"{f.baseline_cpu_s * 1e3:.1f}",
                 f"{f.subject_cpu_s * 1e3:.1f}",
             )
         )
     return aligned(cells)
+
+
+def _value(value: float, quantity: str) -> str:
+    return f"{value * 1e3:.1f} ms" if quantity == "s" else f"{value:.1f} {quantity}"
 
 
 def aligned(cells: Sequence[Sequence[str]]) -> list[str]:

@@ -56,6 +56,10 @@ class Programs:
             source, "cc", ["-Wl,--no-as-needed"], [f"-L{where}", *names, f"-Wl,-rpath,{where}"], f"{source}-libraries"
         )
 
+    def script(self, name: str) -> Path:
+        """One of the Python programs that are started."""
+        return SOURCES / f"{name}.py"
+
     def run(self) -> Path:
         return self._compile("run", "cc")
 

@@ -11,14 +11,13 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 from pspawn.bench import _launchers
@@ -145,22 +144,25 @@ class Side(Repeated):
     def _launch(self) -> tuple[Sample | None, str]:
         self.stamps.write_bytes(b"")
         self.handover.unlink(missing_ok=True)
+        launched = time.monotonic_ns()
         output, errors = run(self.words, self.env)
         code, ended, gone, cpu = map(int, output.split())
         if code != 0:
             said = errors.strip().splitlines()
             return None, "it hung" if code == 124 else f"exit code {code}: {said[-1] if said else ''}"
-        stamps = self.stamps.read_bytes()
-        if len(stamps) != 8 * self.ranks:
-            return None, f"{len(stamps) // 8} of {self.ranks} ranks were in main"
+        stamps = _launchers.read_stamps(self.stamps)
+        if len(stamps) != self.ranks:
+            return None, f"{len(stamps)} of {self.ranks} ranks were in main"
         began, own_cpu_us = map(int, self.handover.read_text().split())
         self.own_cpu.append(own_cpu_us / 1e6)
-        last = max(int.from_bytes(stamps[k : k + 8], sys.byteorder) for k in range(0, len(stamps), 8))
+        last = max(stamp.moment for stamp in stamps)
         return {
+            "launch": (last - launched) / 1e9,
             "main": (last - began) / 1e9,
             "exit": (ended - began) / 1e9 - self.stay,
             "gone": (gone - began) / 1e9 - self.stay,
             "cpu": (cpu - own_cpu_us) / 1e6,
+            "rank_cpu": fmean(stamp.cpu for stamp in stamps) / 1e9,
         }, ""
 
 
@@ -188,22 +190,23 @@ def run(words: Sequence[str], env: dict[str, str]) -> tuple[str, str]:
 
 
 class Bench:
-    """What all launches of one launcher have in common."""
+    """What all launches of one launcher have in common: with pspawn at `fork_point`, if one is given."""
 
-    def __init__(self, launcher: Launcher, made: Programs, timeout: int) -> None:
+    def __init__(self, launcher: Launcher, made: Programs, timeout: int, fork_point: str = "") -> None:
         self.launcher = launcher
         self.scratch = Path(tempfile.mkdtemp(dir=made.directory))
         # One of its own: pspawn-mpirun remembers by its path what it is.
         self.stand_in = str(self.scratch / "mpirun")
         shutil.copy2(made.handover(), self.stand_in)
         self.head = [str(made.run()), str(timeout)]
-        self.pspawn_mpirun = _launchers.pspawn_mpirun()
+        self.pspawn_mpirun = [_launchers.pspawn_mpirun()]
+        if fork_point:
+            self.pspawn_mpirun.append(f"--pspawn-fork-point={fork_point}")
         self.env = _launchers.environment()
         self.env["XDG_CACHE_HOME"] = str(self.scratch)
         self.env["PSPAWN_BENCH_MPIRUN"] = launcher.mpirun
         self.env["PSPAWN_BENCH_HANDOVER"] = str(self.scratch / "handover")
         self.env["PSPAWN_BENCH_STAMPS"] = str(self.scratch / "stamps")
-        self.pspawn_env = {**self.env, "PSPAWN_MPIRUN": self.stand_in}
 
     def words(self, ranks: int, command: Sequence[str]) -> list[str]:
         return [*self.launcher.options, "-n", str(ranks), *command]
@@ -211,27 +214,28 @@ class Bench:
     def stay_ms(self, ranks: int) -> int:
         return STAY_MS if self.launcher.engine != HYDRA and ranks > len(os.sched_getaffinity(0)) else 0
 
-    def side(self, pspawn: bool, ranks: int, command: Sequence[str]) -> Side:
-        stay = 0 if len(command) > 1 else self.stay_ms(ranks)
+    def side(self, pspawn: bool, ranks: int, command: Sequence[str], stays: bool = True) -> Side:
+        """`stays`: the command takes one more argument, how long it stays."""
+        stay = self.stay_ms(ranks) if stays else 0
         command = [*command, str(stay)] if stay else command
         # Where a rank can't be forked, the launch fails: a plain one would measure nothing.
-        first = [self.pspawn_mpirun, "--pspawn-require"] if pspawn else [self.stand_in]
+        first = [*self.pspawn_mpirun, "--pspawn-require"] if pspawn else [self.stand_in]
         return Side(
             f"{self.launcher.name}, {'pspawn' if pspawn else 'plain'}",
             [*self.head, *first, *self.words(ranks, command)],
-            self.pspawn_env if pspawn else self.env,
+            {**self.env, "PSPAWN_MPIRUN": self.stand_in} if pspawn else self.env,
             ranks,
             stay / 1e3,
             Path(self.env["PSPAWN_BENCH_STAMPS"]),
             Path(self.env["PSPAWN_BENCH_HANDOVER"]),
         )
 
-    def check_forked(self, ranks: int, command: Sequence[str]) -> str:
+    def check_forked(self, ranks: int, command: Sequence[str], stays: bool = True) -> str:
         """One launch with a report: every rank forked, by one vector call. The fork point."""
         from pspawn.report import ReportError, from_dict, read
 
         file = self.scratch / "report.json"
-        side = self.side(True, ranks, command)
+        side = self.side(True, ranks, command, stays)
         side.words[side.words.index("--pspawn-require")] = f"--pspawn-report={file}"
         side.sample()
         try:
@@ -244,7 +248,7 @@ class Bench:
         """Private memory (KB) of each stub while its rank runs."""
         from pspawn.cli.mpirun import stub_path
 
-        side = self.side(True, STUB_RANKS, [rank, str(STUB_MS)])
+        side = self.side(True, STUB_RANKS, [rank, str(STUB_MS)], stays=False)
         side.stamps.write_bytes(b"")
         process = subprocess.Popen(
             side.words,
@@ -256,7 +260,7 @@ class Bench:
         )
         try:
             limit = time.monotonic() + 30
-            while side.stamps.stat().st_size < 8 * STUB_RANKS:
+            while len(_launchers.read_stamps(side.stamps)) < STUB_RANKS:
                 if time.monotonic() > limit or process.poll() is not None:
                     raise BenchError(f"{side.name}: no ranks whose stubs could be looked at")
                 time.sleep(0.05)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -58,12 +57,11 @@ class Side(Repeated):
         if done.returncode != 0:
             said = done.stderr.decode(errors="replace").strip().splitlines()
             return None, f"exit code {done.returncode}: {said[-1] if said else ''}"
-        stamps = self.stamps.read_bytes()
-        if len(stamps) != 8 * self.ranks:
-            return None, f"{len(stamps) // 8} of {self.ranks} tasks were in main (do all nodes see {self.stamps}?)"
-        last = max(int.from_bytes(stamps[k : k + 8], sys.byteorder) for k in range(0, len(stamps), 8))
+        stamps = _launchers.read_stamps(self.stamps)
+        if len(stamps) != self.ranks:
+            return None, f"{len(stamps)} of {self.ranks} tasks were in main (do all nodes see {self.stamps}?)"
         return {
-            "main": (last - began) / 1e9,
+            "main": (max(stamp.moment for stamp in stamps) - began) / 1e9,
             "exit": (ended - began) / 1e9,
             "cpu": busy_seconds() - busy,
         }, ""

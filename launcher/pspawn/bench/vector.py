@@ -18,6 +18,9 @@ from pspawn.bench._measure import BenchError, Comparison, Demand, Experiment, Sa
 from pspawn.bench._programs import EXAMPLES, Programs
 
 ANSWER_SECONDS = 120.0
+IN_MICROSECONDS = ("cpu", "ranks_cpu", "made_cpu")
+ANSWER = ("wall", "cpu", "began", "ranks_cpu", "made", "made_cpu")
+"""What caller.c answers; child.c only the first two. Wall times are in ns."""
 PROGRAMS = ("true", "mpich", "libraries")
 SUBJECTS = ("spawn", "create", "fork", "big-caller")
 
@@ -25,9 +28,9 @@ SUBJECTS = ("spawn", "create", "fork", "big-caller")
 class Asked:
     """A measuring program that answers requests."""
 
-    def __init__(self, words: Sequence[str]) -> None:
+    def __init__(self, words: Sequence[str], env: dict[str, str] | None = None) -> None:
         self.words = words
-        self.process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+        self.process = subprocess.Popen(words, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
         self.proxies: list[int] = []
         self._rest = b""
         ready = self._line().split()
@@ -37,8 +40,8 @@ class Asked:
         self.fork_point = ready[3] if len(ready) > 3 else ""
 
     def ask(self, request: str) -> Sample:
-        """Wall time (s), and CPU time (s) of the program, its children and the proxies (these in steps of 10 ms: only
-        a mean over many rounds says something)."""
+        """Wall time (s), CPU time (s) of the program, its children and the proxies that stand ready (these in steps of
+        10 ms: only a mean over many rounds says something), and what else it says."""
         assert self.process.stdin
         before = self._proxies_cpu()
         try:
@@ -46,9 +49,11 @@ class Asked:
         except BrokenPipeError:
             raise BenchError(f"{Path(self.words[0]).name} has ended") from None
         answer = self._line().split()
-        if len(answer) != 2:
+        if len(answer) < 2 or not answer[0].isdigit():
             raise BenchError(f"{Path(self.words[0]).name}: {' '.join(answer) or 'it ended'}")
-        return {"wall": int(answer[0]) / 1e9, "cpu": int(answer[1]) / 1e6 + self._proxies_cpu() - before}
+        sample = {what: int(n) / (1e6 if what in IN_MICROSECONDS else 1e9) for what, n in zip(ANSWER, answer)}
+        sample["cpu"] += self._proxies_cpu() - before
+        return sample
 
     def end(self) -> None:
         assert self.process.stdin and self.process.stdout
@@ -88,8 +93,8 @@ class Asked:
 
 
 @contextmanager
-def asked(words: Sequence[str]) -> Iterator[Asked]:
-    program = Asked(words)
+def asked(words: Sequence[str], env: dict[str, str] | None = None) -> Iterator[Asked]:
+    program = Asked(words, env)
     try:
         yield program
     finally:

@@ -27,6 +27,8 @@ def bench() -> None:
     Examples:
       pspawn bench vector
       pspawn bench mpirun --ranks 64 --pairs 30
+      pspawn bench python --against library
+      pspawn bench mpi-init --mpirun mpirun.openmpi
       salloc -N1 -n64 pspawn bench srun
     """
 
@@ -46,6 +48,7 @@ def common(command: Any) -> Any:
 
 which_mpiruns = click.option(
     "--mpirun",
+    "--launcher",
     "mpiruns",
     multiple=True,
     metavar="PATH",
@@ -221,6 +224,112 @@ def srun(
         programs or measuring.PROGRAMS, ranks, pairs, timeout, options, mpi, examples or EXAMPLES, say=say
     )
     show(experiments, as_json, {})
+
+
+@bench.command()
+@click.option("--pairs", default=10, show_default=True, type=click.IntRange(min=3), help="Rounds of each experiment.")
+@click.option("--ranks", default=64, show_default=True, type=click.IntRange(min=1), help="Processes that import numpy.")
+@click.option(
+    "--mpi-ranks", default=16, show_default=True, type=click.IntRange(min=1), help="Ranks of the MPI programs."
+)
+@which_mpiruns
+@click.option(
+    "--python",
+    "interpreter",
+    metavar="PATH",
+    help="The interpreter, with numpy, and scipy and mpi4py for some (default: this one).",
+)
+@click.option(
+    "--against",
+    "subjects",
+    multiple=True,
+    type=click.Choice(["library", "mpirun", "srun", "mpi", "memory"]),
+    help="import numpy by the library, through mpiruns, through srun; numpy, scipy and mpi4py to MPI ready; memory of a"
+    " process after these imports (default: all, and srun within an allocation).",
+)
+@click.option("--srun-option", "options", multiple=True, metavar="OPTION", help="One more option of each srun.")
+@click.option(
+    "--timeout", default=60, show_default=True, type=click.IntRange(min=1), help="Seconds until a launch hangs."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print all figures as JSON.")
+def python(
+    pairs: int,
+    ranks: int,
+    mpi_ranks: int,
+    mpiruns: tuple[str, ...],
+    interpreter: str | None,
+    subjects: tuple[str, ...],
+    options: tuple[str, ...],
+    timeout: int,
+    as_json: bool,
+) -> None:
+    """Python programs whose imports are done before they are forked, against plain ones.
+
+    The library is measured by CPU time until each process is in the first line of its own, launches by the time from
+    the command's start, pspawn-mpirun's own included, to the last rank in that line or with MPI ready. The context is
+    made anew for each vector call; the figures are given with and without that.
+
+    
+    Examples:
+      pspawn bench python --against library --against memory
+      pspawn bench python --against mpi --mpirun mpirun.mpich --pairs 5
+      salloc -N1 -n64 pspawn bench python --against srun
+    """
+    import os
+    import sys
+
+    from pspawn.bench import mpirun as launchers
+    from pspawn.bench import python as measuring
+
+    facts: dict[str, Any] = {}
+    if not subjects:
+        subjects = tuple(s for s in measuring.SUBJECTS if s != "srun" or "SLURM_JOB_ID" in os.environ)
+    experiments = measuring.measure(
+        interpreter or sys.executable,
+        subjects,
+        lambda: launchers.find(mpiruns, say),
+        ranks,
+        mpi_ranks,
+        pairs,
+        timeout,
+        options,
+        facts=facts,
+        say=say,
+    )
+    show(experiments, as_json, facts)
+
+
+@bench.command()
+@click.option("--pairs", default=15, show_default=True, type=click.IntRange(min=3), help="Rounds of each experiment.")
+@click.option(
+    "--ranks", multiple=True, default=[16], show_default=True, type=click.IntRange(min=1), help="Sizes of launches."
+)
+@which_mpiruns
+@click.option(
+    "--timeout", default=60, show_default=True, type=click.IntRange(min=1), help="Seconds until a launch hangs."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print all figures as JSON.")
+def mpi_init(pairs: int, ranks: tuple[int, ...], mpiruns: tuple[str, ...], timeout: int, as_json: bool) -> None:
+    """MPI_Init of a C program forked at warm, against that of a plain one.
+
+    CPU of MPI_Init is taken in each rank; CPU of all is that of all processes of a launch, the proxy among them. Where
+    there are more ranks than CPUs MPI_Init also spins, waiting for others: the more ranks, the less the figures say.
+
+    
+    Examples:
+      pspawn bench mpi-init --mpirun mpirun.openmpi
+      pspawn bench mpi-init --ranks 2 --ranks 16 --json
+    """
+    from pspawn.bench import mpi_init as measuring
+    from pspawn.bench import mpirun as launchers
+    from pspawn.bench._measure import BenchError
+
+    facts: dict[str, Any] = {}
+    try:
+        found = launchers.find(mpiruns, say)
+    except BenchError as error:
+        raise click.ClickException(str(error)) from None
+    show(measuring.measure(found, ranks, pairs, timeout, facts=facts, say=say), as_json, facts)
 
 
 @bench.command()

@@ -1,17 +1,21 @@
 /*
- * caller N MIB FORK_POINT PROGRAM: starts N processes of PROGRAM each time it is asked to, and says how long it took
- * until the last had ended. Before, it fills MIB of its own memory.
+ * caller N MIB FORK_POINT COMMAND...: starts N processes of the command each time it is asked to, and says how long it
+ * took until the last had ended. Before, it fills MIB of its own memory.
  *
  * A request is a line on stdin with one letter; the answer a line with wall time in ns and CPU time in us, of this
- * process and its children. The first line is "ready" with the proxies' pids and the fork point.
+ * process and its children; then when it began (ns), the part of the CPU time that the started processes used, and what
+ * making the context took of both. The first line is "ready" with the proxies' pids and the fork point.
  */
+#define _GNU_SOURCE
 #include <pspawn.h>
 #include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "clock.h"
@@ -19,7 +23,9 @@
 extern char **environ;
 
 static int n;
-static char *program[2];
+static char **program;
+static int64_t ranks_cpu;	 /* us */
+static int64_t made_ns, made_us; /* making a context: wall and CPU time */
 static struct pspawn_context_attr attr = {.numa_node = -1};
 static pspawn_context_t ready[2];
 
@@ -29,11 +35,20 @@ static void fail(const char *what, const char *why)
 	exit(1);
 }
 
-static void open_contexts(pspawn_context_t ctx[2])
+static void await(pid_t pid)
+{
+	struct rusage used;
+
+	if (wait4(pid, NULL, 0, &used) != pid)
+		fail("waitpid", "no such child");
+	ranks_cpu += cpu_us_in(&used);
+}
+
+static void open_contexts(pspawn_context_t ctx[2], size_t contexts)
 {
 	const struct pspawn_context_attr attrs[2] = {attr, attr};
 	char reason[256] = "";
-	int rv = pspawn_contexts_open(ctx, attrs, 2, reason, sizeof reason);
+	int rv = pspawn_contexts_open(ctx, attrs, contexts, reason, sizeof reason);
 
 	if (rv < 0)
 		fail("a context", reason[0] ? reason : strerror(-rv));
@@ -51,8 +66,7 @@ static void vector(pspawn_context_t ctx[2], int contexts, unsigned flags)
 			if (tasks[i].error)
 				fail(pspawn_step_name(tasks[i].step), strerror(tasks[i].error));
 	for (int i = 0; i < n; i++)
-		if (waitpid(tasks[i].pid, NULL, 0) != tasks[i].pid)
-			fail("waitpid", "no such child");
+		await(tasks[i].pid);
 	free(tasks);
 }
 
@@ -67,8 +81,21 @@ static void spawn_loop(void)
 			fail("posix_spawn", strerror(err));
 	}
 	for (int i = 0; i < n; i++)
-		waitpid(pids[i], NULL, 0);
+		await(pids[i]);
 	free(pids);
+}
+
+/* CPU time that a proxy has used until it was ready; what its predecessors on the ladder used is that of children. */
+static int64_t proxy_us(pspawn_context_t ctx)
+{
+	struct pspawn_context_info info;
+	struct timespec used;
+	clockid_t clock;
+
+	pspawn_context_info(ctx, &info);
+	if (clock_getcpuclockid(info.pid, &clock) != 0 || clock_gettime(clock, &used) < 0)
+		return 0;
+	return used.tv_sec * INT64_C(1000000) + used.tv_nsec / 1000;
 }
 
 static int serve(char request)
@@ -76,6 +103,7 @@ static int serve(char request)
 	pspawn_context_t fresh[2];
 	int64_t cpu = cpu_us(), began = now_ns(), ended;
 
+	ranks_cpu = made_ns = made_us = 0;
 	switch (request) {
 	case 's': /* posix_spawn */
 		spawn_loop();
@@ -92,16 +120,25 @@ static int serve(char request)
 		ended = now_ns();
 		break;
 	case 'c': /* two contexts made, and a vector call over them; destroyed afterwards: that costs CPU, no wall time */
-		open_contexts(fresh);
+		open_contexts(fresh, 2);
 		vector(fresh, 2, 0);
 		ended = now_ns();
 		for (int i = 0; i < 2; i++)
 			pspawn_context_destroy(&fresh[i]);
 		break;
+	case 'o': /* one context made, a vector call, and the context destroyed: all of its CPU time */
+		open_contexts(fresh, 1);
+		made_ns = now_ns() - began;
+		made_us = cpu_us() - cpu + proxy_us(fresh[0]);
+		vector(fresh, 1, 0);
+		ended = now_ns();
+		pspawn_context_destroy(&fresh[0]);
+		break;
 	default:
 		return 0;
 	}
-	printf("%lld %lld\n", (long long)(ended - began), (long long)(cpu_us() - cpu));
+	printf("%lld %lld %lld %lld %lld %lld\n", (long long)(ended - began), (long long)(cpu_us() - cpu),
+	       (long long)began, (long long)ranks_cpu, (long long)made_ns, (long long)made_us);
 	return 1;
 }
 
@@ -123,18 +160,20 @@ int main(int argc, char **argv)
 	struct pspawn_context_info info[2];
 	char line[16];
 
-	if (argc != 5)
+	if (argc < 5)
 		return 2;
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	n = atoi(argv[1]);
 	if (atoi(argv[2]) > 0)
 		fill((size_t)atoi(argv[2]));
-	for (int point = PSPAWN_PREINIT; point <= PSPAWN_MAIN; point++)
+	for (int point = PSPAWN_PREINIT; point <= PSPAWN_APP; point++)
 		if (strcmp(argv[3], pspawn_fork_point_name(point)) == 0)
 			attr.fork_point = point, attr.strict = 1;
-	program[0] = argv[4];
+	program = argv + 4;
 	attr.path = argv[4];
-	open_contexts(ready);
+	if (argc > 5)
+		attr.argv = program;
+	open_contexts(ready, 2);
 	for (int i = 0; i < 2; i++) {
 		pspawn_context_info(ready[i], &info[i]);
 		if (info[i].fork_point == PSPAWN_EXEC) /* would measure an exec loop */

@@ -15,12 +15,17 @@ static inline int64_t now_ns(void)
 	return now.tv_sec * INT64_C(1000000000) + now.tv_nsec;
 }
 
+static inline int64_t cpu_us_in(const struct rusage *u)
+{
+	return (u->ru_utime.tv_sec + u->ru_stime.tv_sec) * INT64_C(1000000) + u->ru_utime.tv_usec + u->ru_stime.tv_usec;
+}
+
 static inline int64_t cpu_us_of(int who)
 {
 	struct rusage u;
 
 	getrusage(who, &u);
-	return (u.ru_utime.tv_sec + u.ru_stime.tv_sec) * INT64_C(1000000) + u.ru_utime.tv_usec + u.ru_stime.tv_usec;
+	return cpu_us_in(&u);
 }
 
 /* Of this process and of all children it has waited for. */
