@@ -455,6 +455,7 @@ static int new_context(struct gatherer *g, int pair, int domain)
 	} else if (!watch(g, c->c.sock, ON_CONTEXT, (unsigned)g->ncontexts)) {
 		fail_context(c, "no room to watch the proxy");
 	}
+	warm_look_up(g, c); /* while the proxy starts */
 	free(argv);
 	free(env);
 	return g->ncontexts++;
@@ -944,7 +945,7 @@ static void climb(struct gatherer *g, struct context *c, int fork_point)
 	const char *walked;
 	size_t bytes, preloads_bytes = 0;
 	char *names = varying_names(g, c, &bytes, &walked), reason[PSPAWN_REASON_LEN];
-	char *preloads = fork_point > PSPAWN_MAIN ? warm_preloads(g, first, &preloads_bytes) : NULL;
+	char *preloads = fork_point > PSPAWN_MAIN ? warm_preloads(g, c, &preloads_bytes) : NULL;
 	struct pspawn_arena arena = {.memfd = -1};
 
 	if (walked) {
@@ -1009,14 +1010,15 @@ static bool was_refused(const struct context *c, int fork_point)
 	return false;
 }
 
-/* The highest rung that is wanted. `auto` is preinit, but warm where that is known to pay. */
+/* The highest rung that is wanted. `auto` is preinit, but warm where that is known to pay. What is to be recorded must not have
+ * been loaded before. */
 static int wanted_rung(const struct gatherer *g, const struct context *c)
 {
 	const struct pair *p = g->pairs[c->model];
 
 	if (p->a.fork_point != PSPAWN_AUTO)
-		return (int)p->a.fork_point;
-	return warm_pays(g, p) ? PSPAWN_WARM : PSPAWN_PREINIT;
+		return c->records && p->a.fork_point > PSPAWN_MAIN ? PSPAWN_MAIN : (int)p->a.fork_point;
+	return !c->records && warm_pays(g, c) ? PSPAWN_WARM : PSPAWN_PREINIT;
 }
 
 /* The rung to climb to now; 0: none. Every way up leads over main, and what is refused costs one rung. */
@@ -1103,7 +1105,9 @@ static void request(struct gatherer *g, struct context *c)
 	c->nmembers = kept;
 	if (kept == 0) {
 		end_context(c, CONTEXT_CLOSED);
-	} else if (!channels || pspawn_arena_open(&c->arena, (uint32_t)kept, bytes) < 0) {
+	} else if (!channels ||
+		   pspawn_arena_open(&c->arena, (uint32_t)kept,
+				     bytes + (c->records ? PSPAWN_RECORD_ALIGN + PSPAWN_RECORD_BYTES : 0)) < 0) {
 		dismiss_members(g, c, "no memory for the vector call (memfd)");
 		end_context(c, CONTEXT_CLOSED);
 	} else {
@@ -1112,6 +1116,7 @@ static void request(struct gatherer *g, struct context *c)
 			fill_slot(&c->arena, c, (uint32_t)m, g->pairs[c->members[m]]);
 			channels[m] = g->pairs[c->members[m]]->channel;
 		}
+		warm_choose_recorder(g, c, &c->arena);
 		c->arena.batch->gate = PSPAWN_GATE_CHANNEL;
 		c->arena.batch->sharers = count_sharers(g, c);
 		c->arena.batch->placed = !c->arena.moves;
@@ -1219,6 +1224,8 @@ static void stream(struct gatherer *g)
 		struct context *c = g->contexts[i];
 		int n = 0;
 
+		if (c->records)
+			continue; /* the last of its ranks does it */
 		if ((c->state != CONTEXT_READY || next_rung(g, c) || not_good_enough(g, c)) &&
 		    c->state != CONTEXT_STREAMING)
 			continue;
@@ -1328,6 +1335,7 @@ static void conclude(struct gatherer *g, struct context *c)
 			dismiss(g, p, p->moves && result->step == PSPAWN_STEP_CGROUP ? g->mover.reason : reason);
 		}
 	}
+	warm_note_dropped(g, c);
 	end_context(c, CONTEXT_SETTLED);
 }
 
@@ -1463,12 +1471,12 @@ static void hear_pair(struct gatherer *g, int index)
 	lose_pair(g, p);
 }
 
-static struct pair *pair_of_rank(struct gatherer *g, pid_t pid)
+static int pair_of_rank(const struct gatherer *g, pid_t pid)
 {
 	for (int i = 0; i < g->npairs; i++)
 		if (g->pairs[i]->rank_pid == pid && !g->pairs[i]->rank_ended)
-			return g->pairs[i];
-	return NULL;
+			return i;
+	return -1;
 }
 
 /* A rank that ends before its stub was told about it has failed: at the gate nothing but a kill ends it. */
@@ -1505,15 +1513,16 @@ static void reap(struct gatherer *g)
 	while (read(g->sigfd, &info, sizeof info) == (ssize_t)sizeof info)
 		;
 	while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
-		struct pair *p = pair_of_rank(g, pid);
+		int pair = pair_of_rank(g, pid);
 
-		if (!p) {
+		if (pair < 0) {
 			lose_early_rank(g, pid);
 			continue;
 		}
-		p->rank_ended = true;
-		p->status = status;
-		mirror(g, p);
+		g->pairs[pair]->rank_ended = true;
+		g->pairs[pair]->status = status;
+		warm_rank_ended(g, pair);
+		mirror(g, g->pairs[pair]);
 	}
 }
 

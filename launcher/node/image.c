@@ -60,7 +60,7 @@ static const char *script_refusal(int fd, bool *inner)
 }
 
 /* The very file that the stub looked up: a relative path is relative to the stub's directory, not to ours. */
-static int open_image(const struct pair *pair)
+int image_open(const struct pair *pair)
 {
 	char path[8192];
 	struct stat st;
@@ -178,7 +178,7 @@ void image_resolve_script(struct pair *pair)
 	const char *interpreter, *argument, *words[3];
 	struct stat st;
 	bool by_env;
-	int fd = open_image(pair), n = 0;
+	int fd = image_open(pair), n = 0;
 
 	if (fd < 0 || !read_shebang(fd, line, &interpreter, &argument)) {
 		if (fd >= 0)
@@ -241,7 +241,7 @@ const char *image_refusal(const struct pair *pair, bool *inner)
 	    last.key.mtime_s == pair->a.key.mtime_s && last.key.mtime_ns == pair->a.key.mtime_ns &&
 	    last.key.mode == pair->a.key.mode)
 		return last.refused ? last.reason : NULL;
-	fd = open_image(pair);
+	fd = image_open(pair);
 	if (fd < 0)
 		return "its file is not readable, or was replaced during the launch";
 	n = pread(fd, head, sizeof head, 0);

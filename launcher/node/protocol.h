@@ -21,8 +21,15 @@ enum pspawn_bind { PSPAWN_BIND_NONE, PSPAWN_BIND_NUMA, PSPAWN_BIND_CORE };
 
 /* BY_ENGINE: the engine's daemon itself exec'd this stub, as pspawn-mpirun told it to, and so all the node's. What such
  * siblings inherit alike (struct pspawn_inherited, cgroup, label, pspawn_take_common_settings()) is left out: the gatherer,
- * which comes from one of them, has the same. */
-enum pspawn_option { PSPAWN_REQUIRE = 1, PSPAWN_VERBOSE = 2, PSPAWN_BY_ENGINE = 4, PSPAWN_RECORD = 8 };
+ * which comes from one of them, has the same.
+ * RECORD: record a profile. RECORD_MISSING: only where there is none, or it is stale. */
+enum pspawn_option {
+	PSPAWN_REQUIRE = 1,
+	PSPAWN_VERBOSE = 2,
+	PSPAWN_BY_ENGINE = 4,
+	PSPAWN_RECORD = 8,
+	PSPAWN_RECORD_MISSING = 16
+};
 
 /* stub -> gatherer */
 enum {

@@ -32,10 +32,10 @@ struct stub {
 	const char *app;     /* as typed */
 	char path[PATH_MAX]; /* what to exec */
 	const char *refusal; /* why this process cannot be handed over; the gatherer is told all the same */
-	const char *fork_point, *report, *domains, *bind_to, *engine_name, *timeout, *preload;
+	const char *fork_point, *report, *domains, *bind_to, *engine_name, *timeout, *preload, *record;
 	const char *spank; /* what the SPANK plugin told about the step: SPANK_OPTION; NULL without it */
 	const char *mover; /* its mover's address */
-	int require, verbose, record, off, found;
+	int require, verbose, off, found;
 	int by_engine; /* PSPAWN_BY_ENGINE */
 	int wraps;     /* what it execs starts another stub, for which --pspawn-require holds */
 	struct engine_job job;
@@ -139,7 +139,7 @@ static void __attribute__((noreturn)) usage(int code)
 		"    mpirun -n 64 numactl -m1 pspawn-stub ./app\n"
 		"\n"
 		"  --pspawn-fork-point=auto|exec|preinit|main|warm|app  --pspawn-bind-to=none|numa|core\n"
-		"  --pspawn-preload=NAME,NAME...  --pspawn-record\n"
+		"  --pspawn-preload=NAME,NAME...  --pspawn-record[=auto]\n"
 		"  --pspawn-report=FILE  --pspawn-require  --pspawn-timeout=SECONDS  --pspawn-verbose\n"
 		"  --pspawn-engine=openmpi|prrte|hydra|slurm    --pspawn-domains=CPUS;CPUS...\n"
 		"Each is also read from the environment (PSPAWN_FORK_POINT=main ...); PSPAWN=0 turns all off.\n";
@@ -157,13 +157,14 @@ static void take_word(const char *word)
 	else if (raw_streq(word, "--pspawn-verbose"))
 		stub.verbose = 1;
 	else if (raw_streq(word, "--pspawn-record"))
-		stub.record = 1;
+		stub.record = "1";
 	else if (raw_streq(word, "--pspawn-by-engine"))
 		stub.by_engine = 1;
 	else if (!take_option(word, "--pspawn-fork-point", &stub.fork_point) &&
 		 !take_option(word, "--pspawn-report", &stub.report) &&
 		 !take_option(word, "--pspawn-domains", &stub.domains) &&
 		 !take_option(word, "--pspawn-preload", &stub.preload) &&
+		 !take_option(word, "--pspawn-record", &stub.record) &&
 		 !take_option(word, "--pspawn-bind-to", &stub.bind_to) &&
 		 !take_option(word, "--pspawn-engine", &stub.engine_name) &&
 		 !take_option(word, SPANK_OPTION, &stub.spank) &&
@@ -232,7 +233,7 @@ static void parse_arguments(int argc, char **argv, char **envp)
 	stub.report = engine_getenv(envp, "PSPAWN_REPORT");
 	stub.domains = engine_getenv(envp, "PSPAWN_DOMAINS");
 	stub.preload = engine_getenv(envp, "PSPAWN_PRELOAD");
-	stub.record = is_true(engine_getenv(envp, "PSPAWN_RECORD"));
+	stub.record = engine_getenv(envp, "PSPAWN_RECORD");
 	stub.bind_to = engine_getenv(envp, "PSPAWN_BIND_TO");
 	stub.engine_name = engine_getenv(envp, "PSPAWN_ENGINE");
 	stub.timeout = engine_getenv(envp, "PSPAWN_TIMEOUT");
@@ -256,6 +257,13 @@ static void parse_arguments(int argc, char **argv, char **envp)
 	stub.argc = argc - i;
 	stub.argv = argv + i;
 	stub.app = argv[i];
+}
+
+static uint32_t record_option(void)
+{
+	if (!is_true(stub.record))
+		return 0;
+	return raw_streq(stub.record, "auto") ? PSPAWN_RECORD_MISSING : PSPAWN_RECORD;
 }
 
 static uint32_t choose(const char *value, const char *const *names, const char *option)
@@ -651,7 +659,7 @@ static const char *arrive(void)
 	a->fork_point = choose(stub.fork_point, fork_points, "--pspawn-fork-point: ");
 	a->bind_to = choose(stub.bind_to, binds, "--pspawn-bind-to: ");
 	a->options = (stub.require ? PSPAWN_REQUIRE : 0) | (stub.verbose ? PSPAWN_VERBOSE : 0) |
-		     (stub.by_engine ? PSPAWN_BY_ENGINE : 0) | (stub.record ? PSPAWN_RECORD : 0);
+		     (stub.by_engine ? PSPAWN_BY_ENGINE : 0) | record_option();
 	n = stub.timeout ? raw_atol(stub.timeout) : -1;
 	a->timeout_ms = n > 0 && n < 86400 ? (uint32_t)n * 1000 : DEFAULT_TIMEOUT_MS;
 	a->start_us = stub.start_us;

@@ -65,6 +65,7 @@ void pspawn_resolve_interposed(void)
 	next_get_nprocs = next("get_nprocs");
 	next_getrandom = next("getrandom");
 	next_getentropy = next("getentropy");
+	pspawn_resolve_recorded();
 }
 
 void pspawn_start_recording(void)
