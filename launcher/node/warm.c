@@ -12,8 +12,9 @@
 
 #include "gather.h"
 
-/* So many dlopens must be saved, over all ranks of the node, to be worth the climb to warm: docs/developer.md. */
-#define WORTH_OBJECTS 64
+/* So many dlopens must be saved, over all ranks of the node, to be worth the climb to warm: CPU of whole launches, warm
+ * against preinit, two ranks with a profile of 5 objects (MPICH 5): 148 against 160 ms; of 7 (MPICH 4) 159 against 168. */
+#define WORTH_OBJECTS 8
 
 /* python, python3, python3.11, python3.13t: whether it really is CPython the proxy finds out (python.c). */
 bool warm_is_python(const char *path)
