@@ -182,8 +182,25 @@ static bool is_last(const struct gatherer *g, const struct pair *last)
 	return true;
 }
 
+/* Whatever ran before the fork point may be why a rank fails at once: that is said once, by its stub. */
+static void note_early_death(struct gatherer *g, struct pair *p)
+{
+	struct context *c = p->context >= 0 ? g->contexts[p->context] : NULL;
+
+	take_result(g, p);
+	if (!c || c->c.fork_point < PSPAWN_WARM || p->status == 0 || p->sock < 0 || !p->released_us ||
+	    now_us() - p->released_us > PSPAWN_EARLY_MS * 1000)
+		return;
+	c->died_early++;
+	p->warns = !g->warned;
+	g->warned = true;
+}
+
 static void mirror(struct gatherer *g, struct pair *p)
 {
+	const char *point = p->context >= 0 ? pspawn_fork_point_name(g->contexts[p->context]->c.fork_point) : "",
+		   *below = p->context >= 0 ? pspawn_fork_point_name(g->contexts[p->context]->c.fork_point - 1) : "";
+	char warning[PSPAWN_REASON_LEN] = "";
 	int fd = -1;
 
 	if (p->state != PAIR_COMMITTED || !p->rank_ended)
@@ -193,7 +210,11 @@ static void mirror(struct gatherer *g, struct pair *p)
 	p->state = PAIR_MIRRORED;
 	report_before_last(g);
 	g->ending = is_last(g, p);
-	tell(p, g->ending ? GATHER_LAST_STATUS : GATHER_STATUS, p->status, "", fd);
+	if (p->warns)
+		snprintf(warning, sizeof warning,
+			 "it failed within a second of its fork at %s: see whether --pspawn-fork-point=%s helps", point,
+			 below);
+	tell(p, g->ending ? GATHER_LAST_STATUS : GATHER_STATUS, p->status, warning, fd);
 	xclose(&fd);
 }
 
@@ -1324,7 +1345,7 @@ static void conclude(struct gatherer *g, struct context *c)
 			p->rank_pid = result->pid;
 			p->forked_us = result->forked_us;
 			p->state = PAIR_PREPARED;
-			tell(p, GATHER_PREPARED, 0, "", -1);
+			tell(p, GATHER_PREPARED, c->c.fork_point >= PSPAWN_WARM, "", -1);
 		} else {
 			if (result->pid > 0)
 				kill(result->pid, SIGKILL); /* at the gate at most; our child, or gone already */
@@ -1521,6 +1542,7 @@ static void reap(struct gatherer *g)
 		}
 		g->pairs[pair]->rank_ended = true;
 		g->pairs[pair]->status = status;
+		note_early_death(g, g->pairs[pair]);
 		warm_rank_ended(g, pair);
 		mirror(g, g->pairs[pair]);
 	}

@@ -52,6 +52,7 @@ struct pair {
 	char reason[PSPAWN_REASON_LEN]; /* why it was not forked */
 	int64_t forked_us, released_us, entered_us;
 	char core_dir[64];
+	bool warns;	   /* its stub is to say that ranks died early */
 	bool moves, moved; /* its rank has to go into other cgroups than the gatherer's; and did */
 };
 

@@ -41,6 +41,7 @@ struct stub {
 	struct engine_job job;
 	uint64_t sigmask; /* as the engine left it */
 	struct raw_rlimit nofile;
+	int complaints; /* its standard error, kept for the rank's first second; 0: what is descriptor 2 */
 	int sock, sock_died, channel, pidfd, rank_pid, in_group;
 	int fds[MAX_FDS], nfds;
 	int64_t start_us;
@@ -67,7 +68,7 @@ static void complain(const char *a, const char *b, const char *c, const char *d)
 	raw_put(&t, c);
 	raw_put(&t, d);
 	line[t.at++] = '\n';
-	sys_write(2, line, t.at);
+	sys_write(stub.complaints ? stub.complaints : 2, line, t.at);
 }
 
 /* slurmstepd ends a task that it cannot exec with errno (exec_task in its task.c), the others as a shell does. */
@@ -853,10 +854,10 @@ static int commit(void)
 /* Lets go of everything that only the rank must hold now: engines wait for end of file on its output. */
 static void detach(int *sigfd)
 {
-	int keep[4] = {stub.sock, stub.pidfd, *sigfd, stub.job.keep_fd}, n = 4;
+	int keep[5] = {stub.sock, stub.pidfd, *sigfd, stub.job.keep_fd, stub.complaints ? stub.complaints : -1}, n = 5;
 	unsigned from = 0;
 
-	for (int i = 0; i < n; i++) /* insertion sort of four */
+	for (int i = 0; i < n; i++) /* insertion sort of five */
 		for (int k = i; k > 0 && keep[k - 1] > keep[k]; k--) {
 			int swap = keep[k];
 
@@ -906,15 +907,28 @@ static void await_gatherers_end(void)
 	sys_poll(&end, 1, GATHERER_END_MS);
 }
 
+/* Nobody but the rank may hold its standard error for long: engines wait for its end of file. */
+static void stop_complaints(void)
+{
+	sys_close(stub.complaints);
+	stub.complaints = 0;
+}
+
 static void __attribute__((noreturn)) follow(int sigfd)
 {
+	int64_t early = raw_monotonic_us() + PSPAWN_EARLY_MS * 1000;
 	struct gather_msg msg;
 
 	for (;;) {
 		struct raw_pollfd wait[2] = {{stub.sock, RAW_POLLIN, 0}, {sigfd, RAW_POLLIN, 0}};
 		int core_dir = -1, nfds = 1;
-		long n = sys_poll(wait, 2, -1);
+		long left = stub.complaints ? (long)(early - raw_monotonic_us()) / 1000 + 1 : -1, n;
 
+		if (stub.complaints && left <= 0) {
+			stop_complaints();
+			continue;
+		}
+		n = sys_poll(wait, 2, left);
 		if (n == -EINTR)
 			continue;
 		if (wait[1].revents)
@@ -931,6 +945,9 @@ static void __attribute__((noreturn)) follow(int sigfd)
 			raw_sleep_ms(ORPHAN_GRACE_MS);
 			mirror(9, -1);
 		}
+		msg.reason[sizeof msg.reason - 1] = 0;
+		if (msg.reason[0] && stub.complaints)
+			complain(msg.reason, "", "", "");
 		if (msg.kind == GATHER_LAST_STATUS)
 			await_gatherers_end();
 		if (msg.kind == GATHER_STATUS || msg.kind == GATHER_LAST_STATUS)
@@ -1011,6 +1028,11 @@ void stub_main(long *stack)
 	stub.in_group = stub.arrival.sid != sys_getpid();
 	int sigfd = commit();
 
+	if (msg.status) {
+		long copy = sys_fcntl(2, RAW_F_DUPFD_CLOEXEC, 3);
+
+		stub.complaints = copy > 0 ? (int)copy : 0;
+	}
 	detach(&sigfd);
 	follow(sigfd);
 }

@@ -9,7 +9,7 @@ import click
 from pspawn._version import __version__
 
 # Each is the module pspawn.cli.<name> with a click command of the same name.
-COMMANDS = ("bench", "doctor", "report")
+COMMANDS = ("bench", "doctor", "profile", "report")
 
 
 class LazyGroup(click.Group):
