@@ -117,6 +117,8 @@ static int read_argument(struct site *site, const char *argument)
 		return read_switch(value, "on", "off", &site->on);
 	if (len == 10 && strncmp(argument, "accounting", len) == 0)
 		return read_switch(value, "ignore", "strict", &site->ignore_accounting);
+	if (len == 6 && strncmp(argument, "record", len) == 0)
+		return read_switch(value, "on", "off", &site->record);
 	if (len == 7 && strncmp(argument, "timeout", len) == 0)
 		return read_timeout(value, &site->timeout);
 	if (len == 4 && strncmp(argument, "stub", len) == 0 && *value == '/' && strlen(value) < sizeof site->stub) {
@@ -134,7 +136,7 @@ int pspawn_read_site(struct site *site, int argc, char **argv, char *why, size_t
 		if (read_argument(site, argv[i]) < 0) {
 			snprintf(why, room,
 				 "plugstack.conf: %s is not one of default=on|off, stub=/PATH, "
-				 "accounting=strict|ignore, timeout=1..3600",
+				 "accounting=strict|ignore, record=on|off, timeout=1..3600",
 				 argv[i]);
 			return -1;
 		}

@@ -34,6 +34,7 @@ enum choice {
 struct site {
 	bool on;		/* default=on */
 	bool ignore_accounting; /* accounting=ignore */
+	bool record;		/* record=on: programs without a profile get one */
 	unsigned timeout;	/* timeout=SECONDS; 0: the stub's own */
 	char stub[PATH_MAX];	/* stub=PATH */
 };

@@ -267,6 +267,8 @@ static void make_words(spank_t sp, char words[WORDS_LEN])
 	snprintf(number, sizeof number, "%u", step.site.timeout);
 	if (step.site.timeout && spank_getenv(sp, "PSPAWN_TIMEOUT", known, sizeof known) == ESPANK_ENV_NOEXIST)
 		put_word(words, "--pspawn-timeout=%s\n", number);
+	if (step.site.record && spank_getenv(sp, "PSPAWN_RECORD", known, sizeof known) == ESPANK_ENV_NOEXIST)
+		put_word(words, "%s\n", "--pspawn-record=auto");
 	put_word(words, "%s\n", "--");
 }
 

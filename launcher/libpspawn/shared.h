@@ -74,6 +74,21 @@ enum pspawn_preload {
 	PSPAWN_PRELOAD_AUTO = 'a',   /* a: what the head of the Python script imports */
 };
 
+/* In a record, beside these: this module could not be imported after all. */
+#define PSPAWN_RECORD_FAILED '-'
+#define PSPAWN_RECORD_BYTES (256u << 10)
+#define PSPAWN_RECORD_ALIGN 65536u /* the largest page size */
+
+/* What a rank that records has opened and imported, in the batch's memory: texts of enum pspawn_preload, each terminated.
+ * The rank writes, and the caller reads when it has ended. */
+struct pspawn_record {
+	uint32_t size, used; /* bytes of `text` */
+	int32_t pid;	     /* the rank's, when it has begun to record */
+	uint32_t stopped;    /* the program has changed what later ones may depend on */
+	uint32_t cut;	     /* there was more */
+	char text[];
+};
+
 enum pspawn_gate {
 	PSPAWN_GATE_NONE,    /* a rank starts as soon as it is set up */
 	PSPAWN_GATE_SHARED,  /* all ranks of the batch wait for its word `open` */
@@ -130,6 +145,8 @@ struct pspawn_slot {
 	uint64_t want;	      /* offset of a struct pspawn_settings without its masks, for what `set` asks for */
 	uint64_t cpus, nodes; /* offsets of masks, for SET_CPUS and SET_MEMPOLICY */
 	uint32_t cpus_bytes, pad;
+	uint64_t
+		record; /* offset of a struct pspawn_record on pages of its own, PSPAWN_RECORD_BYTES; 0: it does not record */
 };
 
 /* What became of it: all of a batch lie together, so that a rank touches few pages of shared memory. */

@@ -184,8 +184,25 @@ static bool is_last(const struct gatherer *g, const struct pair *last)
 	return true;
 }
 
+/* Whatever ran before the fork point may be why a rank fails at once: that is said once, by its stub. */
+static void note_early_death(struct gatherer *g, struct pair *p)
+{
+	struct context *c = p->context >= 0 ? g->contexts[p->context] : NULL;
+
+	take_result(g, p);
+	if (!c || c->c.fork_point < PSPAWN_WARM || p->status == 0 || p->sock < 0 || !p->released_us ||
+	    now_us() - p->released_us > PSPAWN_EARLY_MS * 1000)
+		return;
+	c->died_early++;
+	p->warns = !g->warned;
+	g->warned = true;
+}
+
 static void mirror(struct gatherer *g, struct pair *p)
 {
+	const char *point = p->context >= 0 ? pspawn_fork_point_name(g->contexts[p->context]->c.fork_point) : "",
+		   *below = p->context >= 0 ? pspawn_fork_point_name(g->contexts[p->context]->c.fork_point - 1) : "";
+	char warning[PSPAWN_REASON_LEN] = "";
 	int fd = -1;
 
 	if (p->state != PAIR_COMMITTED || !p->rank_ended)
@@ -195,7 +212,11 @@ static void mirror(struct gatherer *g, struct pair *p)
 	p->state = PAIR_MIRRORED;
 	report_before_last(g);
 	g->ending = is_last(g, p);
-	tell(p, g->ending ? GATHER_LAST_STATUS : GATHER_STATUS, p->status, "", fd);
+	if (p->warns)
+		snprintf(warning, sizeof warning,
+			 "it failed within a second of its fork at %s: see whether --pspawn-fork-point=%s helps", point,
+			 below);
+	tell(p, g->ending ? GATHER_LAST_STATUS : GATHER_STATUS, p->status, warning, fd);
 	xclose(&fd);
 }
 
@@ -514,6 +535,7 @@ static int new_context(struct gatherer *g, int pair, int domain)
 		fail_context(c, "no room to watch the proxy");
 	}
 	c->c.argc = (int)p->a.key.argc; /* of a script, what the kernel has made of it */
+	warm_look_up(g, c); /* while the proxy starts */
 	free(argv);
 	free(env);
 	return g->ncontexts++;
@@ -999,7 +1021,7 @@ static void climb(struct gatherer *g, struct context *c, int fork_point)
 	const char *walked;
 	size_t bytes, preloads_bytes = 0;
 	char *names = varying_names(g, c, &bytes, &walked), reason[PSPAWN_REASON_LEN];
-	char *preloads = fork_point > PSPAWN_MAIN ? warm_preloads(g, &first, &preloads_bytes) : NULL;
+	char *preloads = fork_point > PSPAWN_MAIN ? warm_preloads(g, c, &preloads_bytes) : NULL;
 	struct pspawn_arena arena = {.memfd = -1};
 
 	if (walked) {
@@ -1066,14 +1088,15 @@ static bool was_refused(const struct context *c, int fork_point)
 	return false;
 }
 
-/* The highest rung that is wanted. `auto` is preinit, but warm where that is known to pay. */
+/* The highest rung that is wanted. `auto` is preinit, but warm where that is known to pay. What is to be recorded must not have
+ * been loaded before. */
 static int wanted_rung(const struct gatherer *g, const struct context *c)
 {
 	const struct pair *p = g->pairs[c->model];
 
 	if (p->a.fork_point != PSPAWN_AUTO)
-		return (int)p->a.fork_point;
-	return warm_pays(g, p) ? PSPAWN_WARM : PSPAWN_PREINIT;
+		return c->records && p->a.fork_point > PSPAWN_MAIN ? PSPAWN_MAIN : (int)p->a.fork_point;
+	return !c->records && warm_pays(g, c) ? PSPAWN_WARM : PSPAWN_PREINIT;
 }
 
 /* The rung to climb to now; 0: none. Every way up leads over main, and what is refused costs one rung. */
@@ -1164,7 +1187,9 @@ static void request(struct gatherer *g, struct context *c)
 	c->nmembers = kept;
 	if (kept == 0) {
 		end_context(c, CONTEXT_CLOSED);
-	} else if (!channels || pspawn_arena_open(&c->arena, (uint32_t)kept, bytes) < 0) {
+	} else if (!channels ||
+		   pspawn_arena_open(&c->arena, (uint32_t)kept,
+				     bytes + (c->records ? PSPAWN_RECORD_ALIGN + PSPAWN_RECORD_BYTES : 0)) < 0) {
 		dismiss_members(g, c, "no memory for the vector call (memfd)");
 		end_context(c, CONTEXT_CLOSED);
 	} else {
@@ -1173,6 +1198,7 @@ static void request(struct gatherer *g, struct context *c)
 			fill_slot(&c->arena, c, (uint32_t)m, g->pairs[c->members[m]]);
 			channels[m] = g->pairs[c->members[m]]->channel;
 		}
+		warm_choose_recorder(g, c, &c->arena);
 		c->arena.batch->gate = PSPAWN_GATE_CHANNEL;
 		c->arena.batch->sharers = count_sharers(g, c);
 		c->arena.batch->placed = !c->arena.moves;
@@ -1280,6 +1306,8 @@ static void stream(struct gatherer *g)
 		struct context *c = g->contexts[i];
 		int n = 0;
 
+		if (c->records)
+			continue; /* the last of its ranks does it */
 		if ((c->state != CONTEXT_READY || next_rung(g, c) || not_good_enough(g, c)) &&
 		    c->state != CONTEXT_STREAMING)
 			continue;
@@ -1378,7 +1406,7 @@ static void conclude(struct gatherer *g, struct context *c)
 			p->rank_pid = result->pid;
 			p->forked_us = result->forked_us;
 			p->state = PAIR_PREPARED;
-			tell(p, GATHER_PREPARED, 0, "", -1);
+			tell(p, GATHER_PREPARED, c->c.fork_point >= PSPAWN_WARM, "", -1);
 		} else {
 			if (result->pid > 0)
 				kill(result->pid, SIGKILL); /* at the gate at most; our child, or gone already */
@@ -1389,6 +1417,7 @@ static void conclude(struct gatherer *g, struct context *c)
 			dismiss(g, p, p->moves && result->step == PSPAWN_STEP_CGROUP ? g->mover.reason : reason);
 		}
 	}
+	warm_note_dropped(g, c);
 	end_context(c, CONTEXT_SETTLED);
 }
 
@@ -1524,12 +1553,12 @@ static void hear_pair(struct gatherer *g, int index)
 	lose_pair(g, p);
 }
 
-static struct pair *pair_of_rank(struct gatherer *g, pid_t pid)
+static int pair_of_rank(const struct gatherer *g, pid_t pid)
 {
 	for (int i = 0; i < g->npairs; i++)
 		if (g->pairs[i]->rank_pid == pid && !g->pairs[i]->rank_ended)
-			return g->pairs[i];
-	return NULL;
+			return i;
+	return -1;
 }
 
 /* A rank that ends before its stub was told about it has failed: at the gate nothing but a kill ends it. */
@@ -1566,15 +1595,17 @@ static void reap(struct gatherer *g)
 	while (read(g->sigfd, &info, sizeof info) == (ssize_t)sizeof info)
 		;
 	while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
-		struct pair *p = pair_of_rank(g, pid);
+		int pair = pair_of_rank(g, pid);
 
-		if (!p) {
+		if (pair < 0) {
 			lose_early_rank(g, pid);
 			continue;
 		}
-		p->rank_ended = true;
-		p->status = status;
-		mirror(g, p);
+		g->pairs[pair]->rank_ended = true;
+		g->pairs[pair]->status = status;
+		note_early_death(g, g->pairs[pair]);
+		warm_rank_ended(g, pair);
+		mirror(g, g->pairs[pair]);
 	}
 }
 

@@ -10,6 +10,7 @@
 
 #include "../libpspawn/internal.h"
 #include "mover.h"
+#include "profile.h"
 #include "protocol.h"
 
 #define MAX_DOMAINS 256
@@ -52,6 +53,7 @@ struct pair {
 	char reason[PSPAWN_REASON_LEN]; /* why it was not forked */
 	int64_t forked_us, released_us, entered_us;
 	char core_dir[64];
+	bool warns;	   /* its stub is to say that ranks died early */
 	bool moves, moved; /* its rank has to go into other cgroups than the gatherer's; and did */
 };
 
@@ -88,6 +90,14 @@ struct context {
 	struct refusal refusals[MAX_REFUSALS];
 	int nrefusals;
 	uint32_t next_to_move; /* slots before this one were moved, or need not be */
+	struct profile_subject subject;
+	struct profile profile;
+	bool profile_used;
+	size_t dropped_before;	/* so much of c.dropped was known before this launch */
+	bool records, recorded; /* a rank of it shall record; and has */
+	int recorder;		/* the pair, while `record` is not NULL */
+	struct pspawn_record *record;
+	int died_early; /* ranks that failed in their first second */
 };
 
 /* The way to the mover, if the plugin named one. */
@@ -126,7 +136,10 @@ struct gatherer {
 	uint32_t timeout_ms;
 	int64_t report_due_us; /* 0: nothing to write */
 	struct mover_link mover;
-	bool ending; /* the last stub was told and waits for our end */
+	bool ending;			       /* the last stub was told and waits for our end */
+	bool recording;			       /* was asked for */
+	char record_reason[PSPAWN_REASON_LEN]; /* why there is no profile of it */
+	bool warned;			       /* of ranks that died early */
 };
 
 /* gather.c */
@@ -141,11 +154,21 @@ bool mover_has_work(const struct gatherer *g, const struct context *c);
 void mover_advance(struct gatherer *g);
 void mover_hear(struct gatherer *g);
 
-/* warm.c: what a proxy of this pair is to load before it is forked: texts of enum pspawn_preload, each terminated, malloc'ed;
- * NULL if nothing is known of it. */
-char *warm_preloads(const struct gatherer *g, const struct pair *p, size_t *bytes);
+/* warm.c: looks for a profile of a context's program, and settles whether a rank of it records one. */
+void warm_look_up(struct gatherer *g, struct context *c);
+/* warm.c: what a proxy is to load before it is forked: texts of enum pspawn_preload, each terminated, malloc'ed; NULL if
+ * there is nothing. */
+char *warm_preloads(const struct gatherer *g, struct context *c, size_t *bytes);
 /* warm.c: does `auto` mean warm for it? */
-bool warm_pays(const struct gatherer *g, const struct pair *p);
+bool warm_pays(const struct gatherer *g, const struct context *c);
+/* warm.c: has the last of the filled slots record, if the context does; the arena has room for it. */
+void warm_choose_recorder(struct gatherer *g, struct context *c, struct pspawn_arena *arena);
+/* warm.c: what this pair's rank has recorded, if it did, becomes a profile. */
+void warm_rank_ended(struct gatherer *g, int pair);
+/* warm.c: what the climb dropped of a profile is dropped from it. */
+void warm_note_dropped(struct gatherer *g, struct context *c);
+/* warm.c: for the report: a recording was asked for, and why there is none; NULL: there is. */
+void warm_recorded(struct gatherer *g, const char *reason);
 
 /* image.c: a script of a Python interpreter (#!) becomes that interpreter, with the arguments that the kernel would give it,
  * or env(1). Others are left as they are. */
@@ -153,6 +176,12 @@ void image_resolve_script(struct pair *pair);
 
 /* image.c: why this executable cannot become a proxy, or NULL. Static storage. *inner: another stub will come from it. */
 const char *image_refusal(const struct pair *pair, bool *inner);
+
+/* image.c: the very file that is executed, a script's interpreter; a descriptor, or -1 if it was replaced meanwhile. */
+int image_open(const struct pair *pair);
+
+/* subject.c: what program this is, for its profile. */
+void profile_identify(struct profile_subject *subject, const struct pair *p);
 
 /* report.c: writes the node's part of the report, if one was asked for. Errors are ignored: no job fails for it. */
 void report_write(const struct gatherer *g);

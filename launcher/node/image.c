@@ -66,7 +66,7 @@ static bool same_file(const struct pspawn_key *a, const struct pspawn_key *b)
 }
 
 /* The very file that the stub looked up: a relative path is relative to the stub's directory, not to ours. */
-static int open_image(const struct pair *pair)
+int image_open(const struct pair *pair)
 {
 	char path[8192];
 	struct stat st;
@@ -189,7 +189,7 @@ void image_resolve_script(struct pair *pair)
 
 	if (same_file(&no_script, &pair->a.key))
 		return;
-	fd = open_image(pair);
+	fd = image_open(pair);
 	if (fd < 0)
 		return;
 	if (!read_shebang(fd, line, &interpreter, &argument)) {
@@ -251,7 +251,7 @@ const char *image_refusal(const struct pair *pair, bool *inner)
 		       "forked";
 	if (last.known && same_file(&last.key, &pair->a.key))
 		return last.refused ? last.reason : NULL;
-	fd = open_image(pair);
+	fd = image_open(pair);
 	if (fd < 0)
 		return "its file is not readable, or was replaced during the launch";
 	n = pread(fd, head, sizeof head, 0);

@@ -14,14 +14,22 @@
 #define PSPAWN_CHUNK 32768	    /* bytes of a DATA message; well below net.core.wmem_default */
 #define PSPAWN_BLOB_MAX (16u << 20) /* strings of a stub: the kernel allows argv and environment 6 MiB */
 #define PSPAWN_HEARTBEAT_MS 1000
+#define PSPAWN_EARLY_MS 1000 /* a rank that fails so soon after its release may owe it to its fork point */
 #define PSPAWN_LISTENER_FD 3 /* where pspawn-gather finds the listening socket */
 
 enum pspawn_engine { PSPAWN_NO_ENGINE, PSPAWN_OPENMPI, PSPAWN_PRRTE, PSPAWN_HYDRA, PSPAWN_SLURM };
 
 /* BY_ENGINE: the engine's daemon itself exec'd this stub, as pspawn-mpirun told it to, and so all the node's. What such
  * siblings inherit alike (struct pspawn_inherited, cgroup, label, pspawn_take_common_settings()) is left out: the gatherer,
- * which comes from one of them, has the same. */
-enum pspawn_option { PSPAWN_REQUIRE = 1, PSPAWN_VERBOSE = 2, PSPAWN_BY_ENGINE = 4, PSPAWN_RECORD = 8 };
+ * which comes from one of them, has the same.
+ * RECORD: record a profile. RECORD_MISSING: only where there is none, or it is stale. */
+enum pspawn_option {
+	PSPAWN_REQUIRE = 1,
+	PSPAWN_VERBOSE = 2,
+	PSPAWN_BY_ENGINE = 4,
+	PSPAWN_RECORD = 8,
+	PSPAWN_RECORD_MISSING = 16
+};
 
 /* stub -> gatherer */
 enum {
@@ -33,9 +41,11 @@ enum {
 /* gatherer -> stub */
 enum {
 	GATHER_HEARTBEAT = 1,
-	GATHER_PLAIN,	    /* exec the application yourself; reason; status: not 0 for a wrapper around another stub */
-	GATHER_PREPARED,    /* your rank stands at the gate, as do all others: commit and release it; pid */
-	GATHER_STATUS,	    /* the rank has ended; wait status; perhaps a directory in which to die with a core flag */
+	GATHER_PLAIN,	 /* exec the application yourself; reason; status: not 0 for a wrapper around another stub */
+	GATHER_PREPARED, /* your rank stands at the gate, as do all others: commit and release it; pid; status: not 0 if
+			       something may have to be said of its first second */
+	GATHER_STATUS, /* the rank has ended; wait status; perhaps a directory in which to die with a core flag; reason:
+			       what to say */
 	GATHER_LAST_STATUS, /* the same; it was the last, and the gatherer ends now: wait for that */
 };
 

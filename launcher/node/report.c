@@ -79,7 +79,11 @@ static void put_context(FILE *f, const struct gatherer *g, const struct context 
 	}
 	fprintf(f, "], \"preloaded\": %u, \"dropped\": [", c->c.preloaded);
 	put_dropped(f, c->c.dropped);
-	fputs("], ", f);
+	fprintf(f, "], \"profile\": %s, \"died_early\": %d, ",
+		c->recorded	  ? "\"recorded\""
+		: c->profile_used ? "\"used\""
+				  : "null",
+		c->died_early);
 	put_us(f, g, "created_us", c->c.created_us, "}");
 }
 
@@ -145,6 +149,26 @@ static void put_mover(FILE *f, const struct mover_link *mover)
 	fputs("},\n ", f);
 }
 
+/* Only where a recording was asked for. */
+static void put_recording(FILE *f, const struct gatherer *g)
+{
+	const char *why = g->record_reason;
+	bool asked = g->recording, recorded = false;
+
+	for (int i = 0; i < g->npairs; i++)
+		asked |= g->pairs[i]->blob && g->pairs[i]->a.options & PSPAWN_RECORD;
+	for (int i = 0; i < g->ncontexts; i++)
+		recorded |= g->contexts[i]->recorded;
+	if (!asked)
+		return;
+	fputs("\"recording\": {\"reason\": ", f);
+	if (recorded)
+		fputs("null", f);
+	else
+		put_string(f, *why ? why : "no rank that was forked has recorded; one that is executed cannot");
+	fputs("},\n ", f);
+}
+
 static void put_node(FILE *f, const struct gatherer *g, const char *host)
 {
 	static const char *const engines[] = {"", "openmpi", "prrte", "hydra", "slurm"};
@@ -167,6 +191,7 @@ static void put_node(FILE *f, const struct gatherer *g, const char *host)
 	}
 	fputs("],\n ", f);
 	put_mover(f, &g->mover);
+	put_recording(f, g);
 	fputs("\"contexts\": [", f);
 	for (int i = 0; i < g->ncontexts; i++) {
 		if (!g->contexts[i]->used)

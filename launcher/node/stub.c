@@ -32,15 +32,16 @@ struct stub {
 	const char *app;     /* as typed */
 	char path[PATH_MAX]; /* what to exec */
 	const char *refusal; /* why this process cannot be handed over; the gatherer is told all the same */
-	const char *fork_point, *report, *domains, *bind_to, *engine_name, *timeout, *preload;
+	const char *fork_point, *report, *domains, *bind_to, *engine_name, *timeout, *preload, *record;
 	const char *spank; /* what the SPANK plugin told about the step: SPANK_OPTION; NULL without it */
 	const char *mover; /* its mover's address */
-	int require, verbose, record, off, found;
+	int require, verbose, off, found;
 	int by_engine; /* PSPAWN_BY_ENGINE */
 	int wraps;     /* what it execs starts another stub, for which --pspawn-require holds */
 	struct engine_job job;
 	uint64_t sigmask; /* as the engine left it */
 	struct raw_rlimit nofile;
+	int complaints; /* its standard error, kept for the rank's first second; 0: what is descriptor 2 */
 	int sock, sock_died, channel, pidfd, rank_pid, in_group;
 	int fds[MAX_FDS], nfds;
 	int64_t start_us;
@@ -67,7 +68,7 @@ static void complain(const char *a, const char *b, const char *c, const char *d)
 	raw_put(&t, c);
 	raw_put(&t, d);
 	line[t.at++] = '\n';
-	sys_write(2, line, t.at);
+	sys_write(stub.complaints ? stub.complaints : 2, line, t.at);
 }
 
 /* slurmstepd ends a task that it cannot exec with errno (exec_task in its task.c), the others as a shell does. */
@@ -139,7 +140,7 @@ static void __attribute__((noreturn)) usage(int code)
 		"    mpirun -n 64 numactl -m1 pspawn-stub ./app\n"
 		"\n"
 		"  --pspawn-fork-point=auto|exec|preinit|main|warm|app  --pspawn-bind-to=none|numa|core\n"
-		"  --pspawn-preload=NAME,NAME...  --pspawn-record\n"
+		"  --pspawn-preload=NAME,NAME...  --pspawn-record[=auto]\n"
 		"  --pspawn-report=FILE  --pspawn-require  --pspawn-timeout=SECONDS  --pspawn-verbose\n"
 		"  --pspawn-engine=openmpi|prrte|hydra|slurm    --pspawn-domains=CPUS;CPUS...\n"
 		"Each is also read from the environment (PSPAWN_FORK_POINT=main ...); PSPAWN=0 turns all off.\n";
@@ -157,13 +158,14 @@ static void take_word(const char *word)
 	else if (raw_streq(word, "--pspawn-verbose"))
 		stub.verbose = 1;
 	else if (raw_streq(word, "--pspawn-record"))
-		stub.record = 1;
+		stub.record = "1";
 	else if (raw_streq(word, "--pspawn-by-engine"))
 		stub.by_engine = 1;
 	else if (!take_option(word, "--pspawn-fork-point", &stub.fork_point) &&
 		 !take_option(word, "--pspawn-report", &stub.report) &&
 		 !take_option(word, "--pspawn-domains", &stub.domains) &&
 		 !take_option(word, "--pspawn-preload", &stub.preload) &&
+		 !take_option(word, "--pspawn-record", &stub.record) &&
 		 !take_option(word, "--pspawn-bind-to", &stub.bind_to) &&
 		 !take_option(word, "--pspawn-engine", &stub.engine_name) &&
 		 !take_option(word, SPANK_OPTION, &stub.spank) &&
@@ -232,7 +234,7 @@ static void parse_arguments(int argc, char **argv, char **envp)
 	stub.report = engine_getenv(envp, "PSPAWN_REPORT");
 	stub.domains = engine_getenv(envp, "PSPAWN_DOMAINS");
 	stub.preload = engine_getenv(envp, "PSPAWN_PRELOAD");
-	stub.record = is_true(engine_getenv(envp, "PSPAWN_RECORD"));
+	stub.record = engine_getenv(envp, "PSPAWN_RECORD");
 	stub.bind_to = engine_getenv(envp, "PSPAWN_BIND_TO");
 	stub.engine_name = engine_getenv(envp, "PSPAWN_ENGINE");
 	stub.timeout = engine_getenv(envp, "PSPAWN_TIMEOUT");
@@ -256,6 +258,13 @@ static void parse_arguments(int argc, char **argv, char **envp)
 	stub.argc = argc - i;
 	stub.argv = argv + i;
 	stub.app = argv[i];
+}
+
+static uint32_t record_option(void)
+{
+	if (!is_true(stub.record))
+		return 0;
+	return raw_streq(stub.record, "auto") ? PSPAWN_RECORD_MISSING : PSPAWN_RECORD;
 }
 
 static uint32_t choose(const char *value, const char *const *names, const char *option)
@@ -651,7 +660,7 @@ static const char *arrive(void)
 	a->fork_point = choose(stub.fork_point, fork_points, "--pspawn-fork-point: ");
 	a->bind_to = choose(stub.bind_to, binds, "--pspawn-bind-to: ");
 	a->options = (stub.require ? PSPAWN_REQUIRE : 0) | (stub.verbose ? PSPAWN_VERBOSE : 0) |
-		     (stub.by_engine ? PSPAWN_BY_ENGINE : 0) | (stub.record ? PSPAWN_RECORD : 0);
+		     (stub.by_engine ? PSPAWN_BY_ENGINE : 0) | record_option();
 	n = stub.timeout ? raw_atol(stub.timeout) : -1;
 	a->timeout_ms = n > 0 && n < 86400 ? (uint32_t)n * 1000 : DEFAULT_TIMEOUT_MS;
 	a->start_us = stub.start_us;
@@ -845,10 +854,10 @@ static int commit(void)
 /* Lets go of everything that only the rank must hold now: engines wait for end of file on its output. */
 static void detach(int *sigfd)
 {
-	int keep[4] = {stub.sock, stub.pidfd, *sigfd, stub.job.keep_fd}, n = 4;
+	int keep[5] = {stub.sock, stub.pidfd, *sigfd, stub.job.keep_fd, stub.complaints ? stub.complaints : -1}, n = 5;
 	unsigned from = 0;
 
-	for (int i = 0; i < n; i++) /* insertion sort of four */
+	for (int i = 0; i < n; i++) /* insertion sort of five */
 		for (int k = i; k > 0 && keep[k - 1] > keep[k]; k--) {
 			int swap = keep[k];
 
@@ -898,15 +907,28 @@ static void await_gatherers_end(void)
 	sys_poll(&end, 1, GATHERER_END_MS);
 }
 
+/* Nobody but the rank may hold its standard error for long: engines wait for its end of file. */
+static void stop_complaints(void)
+{
+	sys_close(stub.complaints);
+	stub.complaints = 0;
+}
+
 static void __attribute__((noreturn)) follow(int sigfd)
 {
+	int64_t early = raw_monotonic_us() + PSPAWN_EARLY_MS * 1000;
 	struct gather_msg msg;
 
 	for (;;) {
 		struct raw_pollfd wait[2] = {{stub.sock, RAW_POLLIN, 0}, {sigfd, RAW_POLLIN, 0}};
 		int core_dir = -1, nfds = 1;
-		long n = sys_poll(wait, 2, -1);
+		long left = stub.complaints ? (long)(early - raw_monotonic_us()) / 1000 + 1 : -1, n;
 
+		if (stub.complaints && left <= 0) {
+			stop_complaints();
+			continue;
+		}
+		n = sys_poll(wait, 2, left);
 		if (n == -EINTR)
 			continue;
 		if (wait[1].revents)
@@ -923,6 +945,9 @@ static void __attribute__((noreturn)) follow(int sigfd)
 			raw_sleep_ms(ORPHAN_GRACE_MS);
 			mirror(9, -1);
 		}
+		msg.reason[sizeof msg.reason - 1] = 0;
+		if (msg.reason[0] && stub.complaints)
+			complain(msg.reason, "", "", "");
 		if (msg.kind == GATHER_LAST_STATUS)
 			await_gatherers_end();
 		if (msg.kind == GATHER_STATUS || msg.kind == GATHER_LAST_STATUS)
@@ -1003,6 +1028,11 @@ void stub_main(long *stack)
 	stub.in_group = stub.arrival.sid != sys_getpid();
 	int sigfd = commit();
 
+	if (msg.status) {
+		long copy = sys_fcntl(2, RAW_F_DUPFD_CLOEXEC, 3);
+
+		stub.complaints = copy > 0 ? (int)copy : 0;
+	}
 	detach(&sigfd);
 	follow(sigfd);
 }

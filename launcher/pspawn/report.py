@@ -17,9 +17,11 @@ of the node started (``zero_us``: when that was, CLOCK_MONOTONIC)::
     {"host": str, "local_size": int, "vector_calls": int, "zero_us": int,
      "domains": [{"numa_node": int, "cpus": "0-3"}, …],
      "mover": {"moved": int, "reason": str | null},   (only under Slurm, where ranks have cgroups of their own)
+     "recording": {"reason": str | null},             (only where a profile was to be recorded)
      "contexts": [{"executable": str, "numa_node": int, "pid": int, "fork_point": "preinit" | "main", "requests": int,
                    "refused": [{"fork_point": "main", "reason": str}, …], "preloaded": int,
-                   "dropped": [{"name": str, "reason": str}, …], "created_us": int | null}, …],
+                   "dropped": [{"name": str, "reason": str}, …], "profile": "used" | "recorded" | null,
+                   "died_early": int, "created_us": int | null}, …],
      "ranks": [{"rank": int, "pid": int, "stub_pid": int, "context": int | null,   (index into contexts)
                 "numa_node": int | null, "cpus": "0-1", "launched_by": "fork" | "exec", "reason": str | null,
                 "forked_us": int | null, "released_us": int | null, "entered_us": int | null}, …]}
@@ -73,7 +75,8 @@ class Dropped:
 
 @dataclass(frozen=True)
 class Context:
-    """One proxy. ``created_us``: when it stood at its fork point."""
+    """One proxy. ``created_us``: when it stood at its fork point; ``profile``: whether its preloads came from one
+    ("used"), or a rank of it wrote one ("recorded"); ``died_early``: ranks that failed in their first second."""
 
     executable: str
     numa_node: int
@@ -84,6 +87,8 @@ class Context:
     created_us: int | None = None
     preloaded: int = 0
     dropped: tuple[Dropped, ...] = ()
+    profile: str | None = None
+    died_early: int = 0
 
 
 @dataclass(frozen=True)
@@ -123,6 +128,8 @@ class Node:
     contexts: tuple[Context, ...] = ()
     ranks: tuple[Rank, ...] = ()
     mover: Mover | None = None
+    not_recorded: str | None = None
+    """Why no profile was recorded, where one was to be."""
 
 
 @dataclass(frozen=True)
@@ -291,6 +298,7 @@ def _node(node: _Fields) -> Node:
         contexts=tuple(_context(context) for context in node.items("contexts")),
         ranks=tuple(_rank(rank) for rank in node.items("ranks")),
         mover=_mover(node),
+        not_recorded=next((recording.maybe("reason", str) for recording in node.object("recording")), None),
     )
 
 
@@ -311,6 +319,8 @@ def _context(context: _Fields) -> Context:
         created_us=context.maybe("created_us", int),
         preloaded=context.maybe("preloaded", int) or 0,
         dropped=tuple(Dropped(d.get("name", str), d.get("reason", str)) for d in context.items("dropped", [])),
+        profile=context.maybe("profile", str),
+        died_early=context.maybe("died_early", int) or 0,
     )
 
 
@@ -369,6 +379,8 @@ def _node_lines(node: Node) -> list[str]:
     domains = "; ".join(f"numa {domain.numa_node}: {domain.cpus}" for domain in node.domains)
     head = f"{node.host}: {_count(len(node.ranks), 'rank')}, {_count(node.vector_calls, 'vector call')}"
     lines = [head + (f", CPUs {domains}" if domains else "")]
+    if node.not_recorded:
+        lines.append(f"  no profile was recorded: {_printable(node.not_recorded)}")
     if node.mover:
         why = f" ({printable(node.mover.reason)})" if node.mover.reason else ""
         lines.append(f"  {_count(node.mover.moved, 'rank')} moved into their cgroups{why}")
@@ -385,7 +397,13 @@ def _node_lines(node: Node) -> list[str]:
         for index, context in enumerate(node.contexts):
             lines += [f"  context {index} refused {r.fork_point}: {r.reason}" for r in context.refused]
             if context.preloaded:
-                lines.append(f"  context {index} loaded {_count(context.preloaded, 'preload')}")
+                origin = " of a profile" if context.profile == "used" else ""
+                lines.append(f"  context {index} loaded {_count(context.preloaded, 'preload')}{origin}")
+            if context.profile == "recorded":
+                lines.append(f"  context {index} recorded a profile: pspawn profile list")
+            if context.died_early:
+                died = _count(context.died_early, "rank")
+                lines.append(f"  context {index}: {died} failed within a second of the fork at {context.fork_point}")
             lines += [f"  context {index} did not preload {d.name}: {d.reason}" for d in context.dropped]
     if node.ranks:
         rows = [["ranks", "numa", "cpus", "by", "context", "forked", "released", "in main", "why"]]

@@ -3,7 +3,6 @@ what was dropped and why."""
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ import pytest
 
 from python.conftest import dropped
 from support.mpi import Launcher, Pspawn, Run
-from support.report import assert_forked, assert_refused
+from support.report import assert_forked
 
 pytestmark = pytest.mark.needs_stub
 hydra = pytest.mark.parametrize("one_launcher", ["mpich4"], indirect=True)

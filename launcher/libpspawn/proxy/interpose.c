@@ -68,6 +68,7 @@ void pspawn_resolve_interposed(void)
 	next_getrandom = next("getrandom");
 	next_getentropy = next("getentropy");
 	next_exit = (__typeof__(next_exit))next("exit");
+	pspawn_resolve_recorded();
 }
 
 void pspawn_start_recording(void)

@@ -456,10 +456,19 @@ static int stopped_main(int argc, char **argv, char **envp)
 	(void)argv;
 	(void)envp;
 	stop_at_main();
+	if (pspawn_has_record())
+		pspawn_begin_record();
 	status = program_main(pspawn_proxy.argc, pspawn_proxy.argv, pspawn_proxy.envp);
 	if (pspawn_is_climber())
 		pspawn_ended();
 	return status;
+}
+
+/* A rank from preinit: what its constructors open, a proxy at main has opened too. */
+static int recorded_main(int argc, char **argv, char **envp)
+{
+	pspawn_begin_record();
+	return program_main(argc, argv, envp);
 }
 
 /* Wraps libc's: the last call of a program's start before main (glibc csu/libc-start.c). */
@@ -471,6 +480,9 @@ PSPAWN_API int __libc_start_main(main_function main, int argc, char **argv, void
 	if (pspawn_proxy.target == PSPAWN_MAIN) {
 		program_main = main;
 		main = stopped_main;
+	} else if (pspawn_has_record()) {
+		program_main = main;
+		main = recorded_main;
 	}
 	return start(main, argc, argv, init, fini, rtld_fini, stack_end);
 }

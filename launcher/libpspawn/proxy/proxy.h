@@ -96,6 +96,17 @@ HIDDEN int pspawn_random_is_renewed(const void *caller);
 /* python.c: imports a module, or what the script's head imports (NULL). */
 HIDDEN void pspawn_import(const char *name);
 
+/* record.c: this rank records, here. It begins when the program does. */
+HIDDEN void pspawn_keep_record(struct pspawn_record *mapped);
+HIDDEN int pspawn_has_record(void);
+HIDDEN void pspawn_begin_record(void);
+HIDDEN void pspawn_record_text(char kind, const char *before, const char *text);
+/* record.c: from here on nothing is noted. */
+HIDDEN void pspawn_record_stop(void);
+HIDDEN void pspawn_resolve_recorded(void);
+/* python.c: has modules noted too, if this is a Python interpreter: an address in it, or NULL. */
+HIDDEN const void *pspawn_record_python(void);
+
 /* check.c: each writes a reason and returns -1 if this process must not be forked from. */
 HIDDEN int pspawn_check_preinit(struct raw_text *reason);
 HIDDEN void pspawn_check_before_climb(void);

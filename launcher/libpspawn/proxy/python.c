@@ -24,8 +24,10 @@
 __asm__(".pushsection .rodata\n"
 	"pspawn_in_proxy: .incbin \"libpspawn/proxy/in_proxy.py\"\n"
 	".byte 0\n"
+	"pspawn_in_record: .incbin \"libpspawn/proxy/in_record.py\"\n"
+	".byte 0\n"
 	".popsection\n");
-extern const char pspawn_in_proxy[] HIDDEN;
+extern const char pspawn_in_proxy[] HIDDEN, pspawn_in_record[] HIDDEN;
 
 typedef struct object PyObject;
 struct method { /* PyMethodDef */
@@ -203,25 +205,23 @@ static struct method methods[] = {
 
 /* ---- the Python half ---- */
 
-static void make_snippet(void)
+/* Runs `source` in a dictionary of its own that has these functions; the dictionary, or NULL. */
+static PyObject *make_snippet(const char *source, struct method *functions, size_t nfunctions)
 {
-	PyObject *globals = py.new_dict(), *code = py.compile(pspawn_in_proxy, "<pspawn>", Py_file_input),
-		 *result = NULL;
+	PyObject *globals = py.new_dict(), *code = py.compile(source, "<pspawn>", Py_file_input), *result = NULL;
 
 	if (globals && code && py.set_item(globals, "__builtins__", py.builtins()) == 0) {
-		for (size_t i = 0; i < sizeof methods / sizeof *methods; i++) {
-			PyObject *function = py.new_function(&methods[i], NULL, NULL);
+		for (size_t i = 0; i < nfunctions; i++) {
+			PyObject *function = py.new_function(&functions[i], NULL, NULL);
 
 			if (function)
-				py.set_item(globals, methods[i].name, function);
+				py.set_item(globals, functions[i].name, function);
 		}
 		result = py.eval(code, globals, globals);
 	}
-	if (!result) {
+	if (!result)
 		py.clear_error();
-		pspawn_give_up("this version of Python does not run what pspawn needs in it");
-	}
-	snippet = globals;
+	return result ? globals : NULL;
 }
 
 /* Calls a function of in_proxy.py; what it raises ends the climb. */
@@ -421,6 +421,12 @@ void pspawn_point_in_python(void)
 	py.release(state);
 }
 
+/* cpython.run_file, run_command, run_module, run_stdin; not what runs before them. */
+static int begins_script(const char *event)
+{
+	return strncmp(event, "cpython.run_", 12) == 0 && !strstr(event, "startup") && !strstr(event, "hook");
+}
+
 static int hook(const char *event, PyObject *args, void *data)
 {
 	struct proxy *p = &pspawn_proxy;
@@ -428,10 +434,11 @@ static int hook(const char *event, PyObject *args, void *data)
 	(void)data;
 	if (!is_armed || !pspawn_is_climber())
 		return 0;
-	if (!snippet && strncmp(event, "cpython.run_", 12) == 0 && !strstr(event, "startup") &&
-	    !strstr(event, "hook")) {
+	if (!snippet && begins_script(event)) {
 		is_armed = 0; /* what runs now has events of its own */
-		make_snippet();
+		snippet = make_snippet(pspawn_in_proxy, methods, sizeof methods / sizeof *methods);
+		if (!snippet)
+			pspawn_give_up("this version of Python does not run what pspawn needs in it");
 		run("arm", NULL);
 		pspawn_load_preloads();
 		is_armed = 1;
@@ -475,10 +482,8 @@ static int command_length(int argc, char **argv)
 static const char *const read_by_libc[] = {"LC_ALL",	  "LC_CTYPE", "LANG", "LANGUAGE", "LC_COLLATE", "LC_MESSAGES",
 					   "LC_MONETARY", "LOCPATH",  "TZ",   "TZDIR",	  "LC_NUMERIC", "LC_TIME"};
 
-int pspawn_await_script(void)
+static int find_functions(void)
 {
-	struct proxy *p = &pspawn_proxy;
-
 	for (size_t i = 0; i < sizeof functions / sizeof *functions; i++) {
 		void *symbol = dlsym(RTLD_DEFAULT, functions[i].name);
 
@@ -488,6 +493,15 @@ int pspawn_await_script(void)
 			return 0;
 		}
 	}
+	return 1;
+}
+
+int pspawn_await_script(void)
+{
+	struct proxy *p = &pspawn_proxy;
+
+	if (!find_functions())
+		return 0;
 	add_hook(hook);
 	if (!py.add_hook)
 		return 0;
@@ -497,4 +511,72 @@ int pspawn_await_script(void)
 		pspawn_note_name(read_by_libc[i], NULL);
 	p->fixed_args = p->target == PSPAWN_APP ? p->argc : command_length(p->argc, p->argv);
 	return 1;
+}
+
+/* ---- in a rank that records: in_record.py ---- */
+
+static PyObject *recorder; /* its globals, once the script has begun */
+static int recorder_works; /* what it does has events of its own */
+
+static PyObject *c_record(PyObject *self, PyObject *args)
+{
+	const char *name, *failed = NULL;
+
+	(void)self;
+	if (!py.parse(args, "s|s", &name, &failed))
+		return NULL;
+	pspawn_record_text(failed ? PSPAWN_RECORD_FAILED : PSPAWN_PRELOAD_MODULE, "", failed ? failed : name);
+	return answer(0);
+}
+
+static PyObject *c_stop(PyObject *self, PyObject *args)
+{
+	(void)self;
+	(void)args;
+	pspawn_record_stop();
+	return answer(0);
+}
+
+static struct method recorder_methods[] = {{"record", c_record, METH_VARARGS, NULL},
+					   {"stop", c_stop, METH_NOARGS, NULL}};
+
+static void call_recorder(const char *name, const char *argument)
+{
+	PyObject *function = py.get_item(recorder, name), *result = function ? py.call(function, "s", argument) : NULL;
+
+	if (result)
+		py.decref(result);
+	else
+		py.clear_error();
+}
+
+static int record_hook(const char *event, PyObject *args, void *data)
+{
+	static const char *const events[] = {"import", "exec", "os.putenv", "os.unsetenv", "os.chdir"};
+	const char *module = "";
+
+	(void)data;
+	if (recorder_works)
+		return 0;
+	recorder_works = 1;
+	if (!recorder && begins_script(event)) {
+		recorder = make_snippet(pspawn_in_record, recorder_methods,
+					sizeof recorder_methods / sizeof *recorder_methods);
+		if (recorder && strcmp(event, "cpython.run_module") == 0 && !py.parse(args, "s", &module))
+			py.clear_error();
+		if (recorder)
+			call_recorder("begin", module);
+	}
+	for (size_t i = 0; recorder && i < sizeof events / sizeof *events; i++)
+		if (strcmp(event, events[i]) == 0)
+			call_recorder("note", event);
+	recorder_works = 0;
+	return 0;
+}
+
+const void *pspawn_record_python(void)
+{
+	if (!find_functions() || py.add_hook(record_hook, NULL) != 0)
+		return NULL;
+	return (const void *)(uintptr_t)py.add_hook;
 }

@@ -386,6 +386,23 @@ static enum pspawn_step set_bounds(const struct pspawn_slot *slot, int channel, 
 	return 0;
 }
 
+/* The batch is unmapped, but for the part in which this rank records, if it does. */
+static void unmap_batch(const struct pspawn_slot *slot)
+{
+	struct proxy *p = &pspawn_proxy;
+	char *start = (char *)p->batch;
+	uint64_t end = slot->record + PSPAWN_RECORD_BYTES;
+
+	if (!slot->record || end > p->batch_bytes) {
+		sys_munmap(start, p->batch_bytes);
+		return;
+	}
+	pspawn_keep_record((struct pspawn_record *)(void *)(start + slot->record));
+	sys_munmap(start, slot->record);
+	if (end < p->batch_bytes)
+		sys_munmap(start + end, p->batch_bytes - end);
+}
+
 void pspawn_become_rank(uint32_t index, const struct pspawn_slot *slot)
 {
 	struct proxy *p = &pspawn_proxy;
@@ -442,7 +459,7 @@ void pspawn_become_rank(uint32_t index, const struct pspawn_slot *slot)
 	sys_close(p->sock);
 	result->entered_us = raw_monotonic_us();
 	/* From here on nothing of `pspawn_proxy` is used, and nothing written: that would copy its page in each rank. */
-	sys_munmap(batch, p->batch_bytes);
+	unmap_batch(slot);
 	if (p->channels)
 		sys_munmap(p->channels, p->channels_bytes);
 	sys_sigmask(SIG_SETMASK, &slot->sigmask, NULL);

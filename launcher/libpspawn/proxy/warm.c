@@ -49,6 +49,26 @@ static void load_named_object(const char *preload)
 
 /* ---- what is known of libraries ---- */
 
+/*
+ * Which files a library opens by name, from a directory below its own. Flags are the library's. Open MPI opens its
+ * components with RTLD_GLOBAL too: what a rank opens of them becomes global then, and the others stay as if they were
+ * not there.
+ *
+ * Open MPI 4: mca_base_component_repository.c in opal/mca/base; Debian has another directory. Version 5 has most components
+ * in its libraries. hwloc: hwloc_plugins_init() in components.c. UCX: ucs_module_load_all() in ucs/sys/module.c.
+ * libfabric: ofi_load_dl_prov() in src/fabric.c.
+ */
+static const struct recipe {
+	const char *library, *directory, *prefix, *suffix;
+	int flags;
+} recipes[] = {
+	{"libopen-pal.so", "openmpi", "mca_", ".so", RTLD_LAZY},
+	{"libopen-pal.so", "openmpi/lib/openmpi3", "mca_", ".so", RTLD_LAZY},
+	{"libhwloc.so", "hwloc", "hwloc_", ".so", RTLD_NOW},
+	{"libuct.so", "ucx", "libuct_", ".so.0", RTLD_LAZY},
+	{"libfabric.so", "libfabric", "lib", "-fi.so", RTLD_NOW},
+};
+
 struct entry { /* linux_dirent64 */
 	uint64_t ino, off;
 	unsigned short len;
@@ -72,8 +92,33 @@ static int find_library(struct dl_phdr_info *info, size_t size, void *data)
 	return realpath(info->dlpi_name, search->path) != NULL;
 }
 
-/* The names of all mca_*.so of a directory, each terminated; how many bytes. The directory is closed before any is loaded. */
-static size_t list_components(const char *directory, char *names, size_t size)
+/* Of Open MPI 4's frameworks those that MPI_Init opens (ompi/runtime/ompi_mpi_init.c, orte/mca/ess/base/ess_base_std_app.c).
+ * The others are mpirun's, or opened when they are used, and each object has its price in the fork of a rank. */
+static int opened_by_init(const char *name)
+{
+	static const char *const frameworks[] = {"allocator", "bml",	   "btl",    "coll",  "errmgr", "ess",
+						 "mpool",     "mtl",	   "op",     "osc",   "pml",	"pmix",
+						 "rcache",    "reachable", "schizo", "shmem", "state",	"vprotocol"};
+
+	for (size_t i = 0; i < sizeof frameworks / sizeof *frameworks; i++) {
+		size_t len = strlen(frameworks[i]);
+
+		if (strncmp(name + 4, frameworks[i], len) == 0 && name[4 + len] == '_')
+			return 1;
+	}
+	return 0;
+}
+
+static int is_meant(const struct recipe *recipe, const char *name)
+{
+	size_t len = strlen(name), suffix = strlen(recipe->suffix);
+
+	return raw_starts(name, recipe->prefix) && len > suffix && raw_streq(name + len - suffix, recipe->suffix) &&
+	       (!raw_starts(name, "mca_") || opened_by_init(name));
+}
+
+/* The names of the files that are meant, each terminated; how many bytes. The directory is closed before any is loaded. */
+static size_t list_files(const struct recipe *recipe, const char *directory, char *names, size_t size)
 {
 	char buf[4096] __attribute__((aligned(8)));
 	long dir = sys_open(directory, RAW_O_RDONLY | RAW_O_CLOEXEC), n;
@@ -87,8 +132,7 @@ static size_t list_components(const char *directory, char *names, size_t size)
 			size_t len = strlen(e->name);
 
 			at += e->len;
-			if (!raw_starts(e->name, "mca_") || len < 3 || !raw_streq(e->name + len - 3, ".so") ||
-			    len + 1 > size - used)
+			if (!is_meant(recipe, e->name) || len + 1 > size - used)
 				continue;
 			memcpy(names + used, e->name, len + 1);
 			used += len + 1;
@@ -97,45 +141,36 @@ static size_t list_components(const char *directory, char *names, size_t size)
 	return used;
 }
 
-static size_t load_components(const char *directory)
+static void load_files(const struct recipe *recipe, const char *directory)
 {
 	char names[NAMES_BYTES], preload[PATH_MAX + 8];
-	size_t bytes = list_components(directory, names, sizeof names);
+	size_t bytes = list_files(recipe, directory, names, sizeof names);
 
 	for (const char *s = names; s < names + bytes; s += strlen(s) + 1) {
 		struct raw_text t = {preload, sizeof preload, 0};
 
-		raw_put(&t, "o1 ");
+		raw_put(&t, "o");
+		raw_put_num(&t, recipe->flags);
+		raw_put(&t, " ");
 		raw_put(&t, directory);
 		raw_put(&t, "/");
 		raw_put(&t, s);
-		load_object(preload, preload + 3, RTLD_LAZY, 1);
+		load_object(preload, strchr(preload, ' ') + 1, recipe->flags, 1);
 	}
-	return bytes;
 }
 
-/*
- * Open MPI opens its components with RTLD_LAZY | RTLD_LOCAL from <libdir>/openmpi (opal_dl_open in
- * mca_base_component_repository.c, opal/mca/base); Debian has them in <libdir>/openmpi/lib/openmpi3.
- * Version 5 has most of them in its libraries.
- */
 static void load_known(void)
 {
-	static const char *const directories[] = {"openmpi", "openmpi/lib/openmpi3"};
-	struct search search = {.prefix = "libopen-pal.so"};
-	size_t len;
+	for (size_t i = 0; i < sizeof recipes / sizeof *recipes; i++) {
+		struct search search = {.prefix = recipes[i].library};
+		struct raw_text t = {search.path, sizeof search.path, 0};
 
-	if (!dl_iterate_phdr(find_library, &search))
-		return;
-	*strrchr(search.path, '/') = 0;
-	len = strlen(search.path);
-	for (size_t i = 0; i < sizeof directories / sizeof *directories; i++) {
-		struct raw_text t = {search.path, sizeof search.path, len};
-
+		if (!dl_iterate_phdr(find_library, &search))
+			continue;
+		t.at = (size_t)(strrchr(search.path, '/') - search.path);
 		raw_put(&t, "/");
-		raw_put(&t, directories[i]);
-		if (load_components(search.path))
-			return;
+		raw_put(&t, recipes[i].directory);
+		load_files(&recipes[i], search.path);
 	}
 }
 

@@ -30,7 +30,7 @@ class OwnOption(NamedTuple):
 
     name: str
     kind: str
-    """flag, choice, seconds, table, names, or file (whose value is optional, so that only ``=FILE`` gives one)."""
+    """flag, choice, seconds, table, names; file and mode, whose value is optional, so that only ``=FILE`` gives one."""
     text: str
     example: str
     choices: tuple[str, ...] = ()
@@ -62,9 +62,11 @@ OPTIONS = (
     ),
     OwnOption(
         "record",
-        "flag",
-        "Note what this run loads, as a profile for later launches of the same program.",
+        "mode",
+        "Note what this run loads, as a profile for later launches of the same program (=auto: only if there is none);"
+        " see pspawn profile --help.",
         "--pspawn-record",
+        ("1", "auto", "0"),
     ),
     OwnOption(
         "report",
@@ -317,7 +319,8 @@ def read_own(words: list[str]) -> Own:
         report = "" if report in TO_STDERR else os.path.abspath(report)
     stub = StubOptions(
         given.get("fork-point"), None, bool(given.get("require")), given.get("timeout"), bool(given.get("verbose")),
-        given.get("bind-to"), given.get("domains"), given.get("preload"), bool(given.get("record")),
+        given.get("bind-to"), given.get("domains"), given.get("preload"),
+        None if given.get("record") == "0" else given.get("record"),
     )  # fmt: skip
     return Own(stub, given.get("engine"), report)
 
@@ -335,7 +338,7 @@ def _plainly_right(words: list[str]) -> dict[str, Any] | None:
         found = next((option for option in OPTIONS if option.word == word), None)
         if found is None:
             return None
-        if found.kind == "flag" and not equals:
+        if found.kind in ("flag", "mode") and not equals:
             value = "1"
         elif takes_value(word) and not equals:
             at += 1
@@ -353,7 +356,7 @@ def _plainly_right(words: list[str]) -> dict[str, Any] | None:
             values[option.name] = True
         elif (
             option.kind in ("file", "names")
-            or (option.kind == "choice" and text in option.choices)
+            or (option.kind in ("choice", "mode") and text in option.choices)
             or (option.kind == "table" and is_table(text))
         ):
             values[option.name] = text
@@ -368,7 +371,9 @@ def _click_reads(words: list[str]) -> dict[str, Any]:
     import click
 
     # Only the form with '=' can have a value; without one, click would look for it in the next word.
-    words = [word + "=" if word == f"{command_line.OWN}report" else word for word in words]
+    bare = {option.word: option.word + ("=1" if option.kind == "mode" else "=") for option in OPTIONS
+            if option.kind in ("file", "mode")}  # fmt: skip
+    words = [bare.get(word, word) for word in words]
     try:
         with command().make_context(PROGRAM, words) as context:
             return {name.replace("_", "-"): value for name, value in context.params.items()}
@@ -413,6 +418,7 @@ def command() -> click.Command:
             "seconds": {"type": click.IntRange(min=1), "metavar": "SECONDS"},
             "table": {"callback": check_table, "metavar": "TABLE"},
             "file": {"metavar": "[=FILE]"},
+            "mode": {"type": click.Choice(option.choices), "metavar": "[=auto]"},
             "names": {"metavar": "NAME,NAME…"},
         }
         name = option.name.replace("-", "_")

@@ -66,7 +66,8 @@ class StubOptions(NamedTuple):
     bind_to: Optional[str] = None  # noqa: UP045
     domains: Optional[str] = None  # noqa: UP045
     preload: Optional[str] = None  # noqa: UP045
-    record: bool = False
+    record: Optional[str] = None  # noqa: UP045
+    """"1", or "auto": only where there is no profile."""
 
     def words(self, stub: str, engine: str) -> list[str]:
         """The stub's path and options. No option has a blank (engines split the agent at blanks); the path may."""
@@ -89,8 +90,8 @@ class StubOptions(NamedTuple):
             words.append(f"--pspawn-domains={self.domains}")
         if self.preload is not None:
             words.append(f"--pspawn-preload={percent_encoded(self.preload)}")
-        if self.record:
-            words.append("--pspawn-record")
+        if self.record is not None:
+            words.append("--pspawn-record" if self.record == "1" else f"--pspawn-record={self.record}")
         return words
 
 

@@ -193,7 +193,7 @@ def _with_plugin(args: Sequence[str], options: StubOptions) -> Launch:
         "BIND_TO": options.bind_to,
         "DOMAINS": options.domains,
         "PRELOAD": options.preload,
-        "RECORD": "1" if options.record else None,
+        "RECORD": options.record,
     }
     env = {f"PSPAWN_{name}": value for name, value in values.items() if value is not None}
     return Launch([*own, *args], env)
