@@ -380,7 +380,7 @@ def _node_lines(node: Node) -> list[str]:
     head = f"{node.host}: {_count(len(node.ranks), 'rank')}, {_count(node.vector_calls, 'vector call')}"
     lines = [head + (f", CPUs {domains}" if domains else "")]
     if node.not_recorded:
-        lines.append(f"  no profile was recorded: {_printable(node.not_recorded)}")
+        lines.append(f"  no profile was recorded: {printable(node.not_recorded)}")
     if node.mover:
         why = f" ({printable(node.mover.reason)})" if node.mover.reason else ""
         lines.append(f"  {_count(node.mover.moved, 'rank')} moved into their cgroups{why}")

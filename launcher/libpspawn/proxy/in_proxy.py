@@ -202,7 +202,7 @@ def look_at(event, args):
         if isinstance(arg, str) and "__pycache__" in arg:
             return
     if event == "open":
-        path, mode, flags = (*args, None, None, None)[:3]
+        path, _, flags = (*args, None, None, None)[:3]
         writes = isinstance(flags, int) and flags & 0o103  # O_WRONLY, O_RDWR, O_CREAT; the same on all of Linux
         if writes and isinstance(path, (str, bytes)) and not str(path).lstrip("b'").startswith("/dev/"):
             give_up("the program opened a file for writing: " + str(path))
