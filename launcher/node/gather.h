@@ -39,7 +39,7 @@ struct pair {
 	uint32_t blob_bytes, got;
 	const char *path, *cwd, *cgroup, *label, *report, *domains, *refusal, *preload, *argv, *env;
 	const int32_t *fds;
-	uint32_t envc; /* its variables; the key has the length of its proxy's vector */
+	uint32_t envc;	       /* its variables; the key has the length of its proxy's vector */
 	char *strings;	       /* owned: argv and env of a script, whose argv is not the stub's; else NULL */
 	const char *stub_argv; /* as the stub was started with; argv: as the rank sees it */
 	uint32_t stub_argv_bytes, stub_argc;
