@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -69,3 +70,18 @@ def test_a_signal_is_delivered_once(steps, app, signal):
     step = running.finish()
     assert sum(" signal " in line for line in step.lines) == 8, step
     step.assert_forked(4)
+
+
+def test_an_external_launcher_s_step(steps, app):
+    """One task a node that may use all of it: an mpirun's daemon, launched plainly and without a word, or a program."""
+    daemon = steps.directory / "hydra_bstrap_proxy"
+    shutil.copy(app, daemon)
+    for program in (app, daemon):
+        command = ("--external-launcher", "-N2", "-n2", program)
+        plain, ours = steps.plain(*command), steps.srun("--pspawn", *command)
+        assert (ours.rc, ours.lines, ours.err) == (plain.rc, plain.lines, plain.err), (plain, ours)
+        assert plain.rc == 0 and len(plain.lines) == 2, plain
+        if program == app:
+            ours.assert_forked(2)
+        else:
+            assert not ours.nodes, ours

@@ -33,7 +33,7 @@ BOOT_SECONDS = 180
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 # What the initramfs (tests/setup/guest-init) goes on with, in the guest's root. A guest whose command has ended powers
-# itself off, which ends QEMU. The address is no loopback address: without such a one AI_ADDRCONFIG lets Slurm's
+# itself off, which ends QEMU. The interface beside loopback: with that alone AI_ADDRCONFIG lets Slurm's
 # getaddrinfo find nothing.
 RUN = """\
 export PATH={path}
@@ -48,7 +48,8 @@ for group in . system.slice; do # as systemd would leave it
     echo +cpuset +cpu +io +memory +pids >/sys/fs/cgroup/$group/cgroup.subtree_control
 done
 {own_tmp}ip link set lo up
-ip address add 192.0.2.1/32 dev lo
+ip address add 192.0.2.1/24 dev dummy0
+ip link set dummy0 up
 touch {shared}/booted
 env -i sh {shared}/command </dev/null >{shared}/out 2>&1
 echo $? >{shared}/status

@@ -111,8 +111,7 @@ class Cluster:
     """`with Cluster(nodes=2) as slurm: slurm.srun("-n4", "true")`.
 
     `plugstack` and `cgroup`: the text of plugstack.conf and lines for cgroup.conf; `node`: more about each node;
-    `gres`: gres.conf.
-    Further settings are slurm.conf's.
+    `gres`: the text of gres.conf. Further settings are slurm.conf's.
     """
 
     def __init__(
