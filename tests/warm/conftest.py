@@ -46,7 +46,9 @@ def plugins(builder: Builder, tmp_path: Path) -> Path:
 def launch(one_launcher: Launcher, cache: Path) -> Callable[..., Run]:
     """Launches with this test's cache."""
 
-    def run(words: list[str], n: int = 2, fork_point: str = "auto", options: tuple[str, ...] = (), **how: object) -> Run:
+    def run(
+        words: list[str], n: int = 2, fork_point: str = "auto", options: tuple[str, ...] = (), **how: object
+    ) -> Run:
         env = {"XDG_CACHE_HOME": str(cache), **how.pop("env", {})}  # type: ignore[dict-item]
         return one_launcher.run(words, n, pspawn=Pspawn(fork_point, options=options), env=env, **how)
 
