@@ -457,6 +457,19 @@ bool profile_write(int cache, const struct profile_subject *subject, const struc
 	return done;
 }
 
+/* Another proxy of the same launch may have dropped it as well. */
+static bool says_dropped(const char *text, const char *name, int len)
+{
+	char *line;
+	bool says;
+
+	if (asprintf(&line, "\ndropped %.*s\t", len, name) < 0)
+		return true;
+	says = strstr(text, line) != NULL;
+	free(line);
+	return says;
+}
+
 void profile_add_dropped(int cache, const char *name, const char *dropped)
 {
 	size_t bytes, last = sizeof LAST_LINE "\n" - 1;
@@ -473,7 +486,8 @@ void profile_add_dropped(int cache, const char *name, const char *dropped)
 		const char *reason = dropped + len + (dropped[len] == '\n');
 		int reason_len = (int)strcspn(reason, "\n");
 
-		fprintf(t.f, "dropped %.*s\t%.*s\n", len, dropped, reason_len, reason);
+		if (!says_dropped(old, dropped, len))
+			fprintf(t.f, "dropped %.*s\t%.*s\n", len, dropped, reason_len, reason);
 		dropped = reason + reason_len + (reason[reason_len] == '\n');
 	}
 	fputs(LAST_LINE "\n", t.f);

@@ -100,6 +100,7 @@ void pspawn_record_text(char kind, const char *before, const char *text)
 
 void pspawn_record_stop(void)
 {
+	pspawn_before_dlclose(); /* what was opened until now */
 	if (records())
 		record->stopped = 1;
 }
