@@ -73,7 +73,7 @@ static long place_vectors(uint32_t argc, uint32_t envc, char *place)
 	if ((int)argc == p->argc && (int)envc == p->envc)
 		return 0;
 	if (p->fork_point < PSPAWN_MAIN) {
-		if ((int)argc != p->argc || (int)envc > p->envc)
+		if ((int)argc != p->argc || (int)envc != p->envc - 1) /* one place is kept: keep_place() in gather.c */
 			return -E2BIG;
 		p->envc = (int)envc;
 		p->envp[envc] = NULL;
