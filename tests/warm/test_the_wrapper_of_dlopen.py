@@ -1,4 +1,4 @@
-"""dlopen looks at its return address: with the wrapper in between, who calls must still find what only its RUNPATH has."""
+"""dlopen looks at its return address: behind the wrapper, too, a caller must find what only its own RUNPATH has."""
 
 from __future__ import annotations
 
