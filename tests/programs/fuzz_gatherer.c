@@ -85,7 +85,7 @@ static size_t compose(struct pspawn_arrival *a, char *blob, int rank)
 	a->path_bytes = 10;
 	a->cwd_bytes = 2;
 	a->cgroup_bytes = (uint32_t)cgroup_len;
-	a->label_bytes = a->report_bytes = a->refusal_bytes = 1;
+	a->label_bytes = a->report_bytes = a->refusal_bytes = a->preload_bytes = 1;
 	a->domains_bytes = 8;
 	a->argv_bytes = 7;
 	a->env_bytes = 12;
@@ -97,9 +97,9 @@ static size_t compose(struct pspawn_arrival *a, char *blob, int rank)
 	s += cgroup_len;
 	memcpy(s,
 	       "\0\0"
-	       "0-0;1-1\0\0true\0x\0A=1\0B=2\0C=3",
-	       30);
-	s += 30;
+	       "0-0;1-1\0\0\0true\0x\0A=1\0B=2\0C=3",
+	       31);
+	s += 31;
 	memcpy(s, (int[]){0, 1, 2}, 12);
 	return (size_t)(s + 12 - blob);
 }
@@ -150,6 +150,7 @@ static void go_mad(int rank)
 			      &a.report_bytes,
 			      &a.domains_bytes,
 			      &a.refusal_bytes,
+			      &a.preload_bytes,
 			      &a.argv_bytes,
 			      &a.env_bytes,
 			      &a.nfds,

@@ -17,7 +17,13 @@ from pspawn.doctor.plugstack import Line, Plugstack, find
 
 COMMANDS = ("srun", "scontrol")
 PLUGIN = "spank_pspawn.so"
-ARGUMENTS = {"default": ("on", "off"), "accounting": ("strict", "ignore"), "stub": None, "timeout": None}
+ARGUMENTS = {
+    "default": ("on", "off"),
+    "accounting": ("strict", "ignore"),
+    "record": ("on", "off"),
+    "stub": None,
+    "timeout": None,
+}
 """What the plugin takes on its line in plugstack.conf; None: any value."""
 LONGEST = 3600
 SPANK = "spank"
