@@ -244,7 +244,7 @@ def random_is_renewed():
         code = frame.f_code.co_name
         if name == "random" and code == "<module>":
             return True
-        if name in ("random", "secrets", "os") or name.startswith("importlib."):
+        if frame.f_globals is globals() or name in ("random", "secrets", "os") or name.startswith("importlib."):
             frame = frame.f_back
             continue
         return name == "numpy.random" or name.startswith("numpy.random.") or name == "multiprocessing.process"
@@ -255,7 +255,10 @@ def random_is_renewed():
 
 
 def describe(error):
-    text = str(error).split("\n")[0]
+    try:
+        text = str(error).split("\n")[0]
+    except BaseException:
+        text = ""
     return type(error).__name__ + (": " + text if text else "")
 
 
@@ -300,6 +303,8 @@ def what_changed(settings):
     now = stream_settings()
     if len(now) != len(settings) or any(a is not b and a != b for a, b in zip(now, settings)):
         return "it replaced or reconfigured sys.stdin, sys.stdout or sys.stderr"
+    if Watcher not in sys.meta_path:
+        return "it removed finders from sys.meta_path"
     for name, state in fresh.items():
         module = modules.get(name)
         if module is not None and generators[name](module) not in (state, None):
