@@ -5,11 +5,14 @@ command that doesn't use them doesn't pay for them.
 """
 
 import sys
-from typing import TYPE_CHECKING, Any
 
 from pspawn._version import __version__
 
+# Not from typing, whose import is ten times that of this module (re, collections, functools …).
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from pspawn.lib import Context, PspawnError, Rank, Task, spawn, spawn_n
 
 __all__ = ["Context", "PspawnError", "Rank", "Task", "__version__", "point", "spawn", "spawn_n"]
@@ -33,7 +36,7 @@ def point() -> bool:
     return bool(forked)
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     if name not in _LIB:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module

@@ -7,7 +7,6 @@
  */
 #define _GNU_SOURCE
 #include <dirent.h>
-#include <dlfcn.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdio_ext.h>
@@ -102,17 +101,32 @@ static int check_status(struct raw_text *reason)
 	return 0;
 }
 
+/* Not by dlsym(3): where it finds nothing it calls malloc for its message, and an allocator that is called before there is
+ * an `environ` never sees its settings (jemalloc's MALLOC_CONF). */
+#define WEAK_FUNCTION(name) extern void name(void) __attribute__((weak))
+WEAK_FUNCTION(__asan_init);
+WEAK_FUNCTION(__tsan_init);
+WEAK_FUNCTION(__msan_init);
+WEAK_FUNCTION(__lsan_init);
+WEAK_FUNCTION(__hwasan_init);
+
+static const char *sanitizer(void)
+{
+	return __asan_init     ? "__asan_init"
+	       : __tsan_init   ? "__tsan_init"
+	       : __msan_init   ? "__msan_init"
+	       : __lsan_init   ? "__lsan_init"
+	       : __hwasan_init ? "__hwasan_init"
+			       : NULL;
+}
+
 int pspawn_check_preinit(struct raw_text *reason)
 {
-	static const char *const sanitizers[] = {"__asan_init", "__tsan_init", "__msan_init", "__lsan_init",
-						 "__hwasan_init"};
-
 	if (environ)
 		return refuse(reason,
 			      "libc was initialised first (glibc before 2.34, or another object claims initfirst)", "");
-	for (size_t i = 0; i < sizeof sanitizers / sizeof *sanitizers; i++)
-		if (dlsym(RTLD_DEFAULT, sanitizers[i]))
-			return refuse(reason, "built with a sanitizer: ", sanitizers[i]);
+	if (sanitizer())
+		return refuse(reason, "built with a sanitizer: ", sanitizer());
 	return check_status(reason);
 }
 
