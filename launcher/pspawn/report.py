@@ -117,6 +117,13 @@ class Mover:
 
 
 @dataclass(frozen=True)
+class Recording:
+    """That a profile was to be recorded; ``reason``: why there is none."""
+
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
 class Node:
     """What one job did on one host."""
 
@@ -128,8 +135,7 @@ class Node:
     contexts: tuple[Context, ...] = ()
     ranks: tuple[Rank, ...] = ()
     mover: Mover | None = None
-    not_recorded: str | None = None
-    """Why no profile was recorded, where one was to be."""
+    recording: Recording | None = None
 
 
 @dataclass(frozen=True)
@@ -298,7 +304,7 @@ def _node(node: _Fields) -> Node:
         contexts=tuple(_context(context) for context in node.items("contexts")),
         ranks=tuple(_rank(rank) for rank in node.items("ranks")),
         mover=_mover(node),
-        not_recorded=next((recording.maybe("reason", str) for recording in node.object("recording")), None),
+        recording=next((Recording(made.maybe("reason", str)) for made in node.object("recording")), None),
     )
 
 
@@ -379,8 +385,8 @@ def _node_lines(node: Node) -> list[str]:
     domains = "; ".join(f"numa {domain.numa_node}: {domain.cpus}" for domain in node.domains)
     head = f"{node.host}: {_count(len(node.ranks), 'rank')}, {_count(node.vector_calls, 'vector call')}"
     lines = [head + (f", CPUs {domains}" if domains else "")]
-    if node.not_recorded:
-        lines.append(f"  no profile was recorded: {printable(node.not_recorded)}")
+    if node.recording and node.recording.reason:
+        lines.append(f"  no profile was recorded: {printable(node.recording.reason)}")
     if node.mover:
         why = f" ({printable(node.mover.reason)})" if node.mover.reason else ""
         lines.append(f"  {_count(node.mover.moved, 'rank')} moved into their cgroups{why}")

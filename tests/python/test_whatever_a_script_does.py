@@ -88,7 +88,7 @@ MODULES = {
     "SystemExit": Module("raise SystemExit(3)", "SystemExit"),
     "SystemExit-text": Module("import sys\nsys.exit('that is all')", "SystemExit"),
     "KeyboardInterrupt": Module("raise KeyboardInterrupt", "KeyboardInterrupt"),
-    "SIGTERM": Module("import signal\nsignal.raise_signal(signal.SIGTERM)", "ended"),
+    "SIGTERM": Module("import signal\nsignal.raise_signal(signal.SIGTERM)", "raised a signal"),
     "ImportError": Module("import no_such_module", "No module named"),
     "SyntaxError": Module("def (", "SyntaxError"),
     "odd-error": Module("class E(Exception):\n    def __str__(self): raise self\nraise E", "cannot be imported"),
@@ -197,14 +197,14 @@ def test_a_local_module(one_launcher: Launcher, name: str, tmp_path: Path) -> No
 
 
 @hydra
-@pytest.mark.parametrize("name", HANGS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.long] if name == "spins" else []) for name in HANGS])
 def test_a_local_module_that_does_not_come_to_an_end(one_launcher: Launcher, name: str, tmp_path: Path) -> None:
     """In the ranks it would not either: here it does as soon as it is not in a proxy."""
     text = HANGS[name].text.replace("\n", "\n    ") if name == "hangs" else f"    {HANGS[name].text}"
     (tmp_path / "local.py").write_text(f"import os\nif not os.path.exists('{tmp_path}/go'):\n    {text.lstrip()}\n")
     (tmp_path / "app.py").write_text("import local\n" + SAY.replace("VALUE", "1"))
     started = one_launcher.start(
-        [PY, str(tmp_path / "app.py")], 2, pspawn=Pspawn("warm", None, "direct", ("--pspawn-timeout=500",))
+        [PY, str(tmp_path / "app.py")], 2, pspawn=Pspawn("warm", None, "direct", ("--pspawn-timeout=1",))
     )
     # the climber sleeps or spins in its import; ranks begin after its deadline
     assert wait_until(lambda: any(p.comm.startswith("python") for p in processes.of_test(one_launcher.mark)), 10)

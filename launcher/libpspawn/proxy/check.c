@@ -230,7 +230,7 @@ static int check_attributes(struct raw_text *reason)
 	uint8_t cpus[PSPAWN_CPU_BYTES];
 	struct raw_rlimit nofile = {0, 0};
 	/* SIGKILL and SIGSTOP; and 32 and 33, which glibc keeps for itself and never blocks (sigprocmask(3)) */
-	uint64_t blocked = 0, unblockable = 1ull << (9 - 1) | 1ull << (19 - 1) | 3ull << (32 - 1);
+	uint64_t pending = 0, blocked = 0, unblockable = 1ull << (9 - 1) | 1ull << (19 - 1) | 3ull << (32 - 1);
 	int value = 0;
 
 	sys_prctl(PR_GET_PDEATHSIG, (unsigned long)&value, 0, 0, 0);
@@ -239,6 +239,9 @@ static int check_attributes(struct raw_text *reason)
 	sys_prctl(PR_GET_CHILD_SUBREAPER, (unsigned long)&value, 0, 0, 0);
 	if (value)
 		return blame(reason, "made the process a child subreaper", "");
+	/* a fork starts without pending signals; those of its own children (a trial fork) are no business of anybody */
+	if (sys2(__NR_rt_sigpending, &pending, sizeof pending) >= 0 && pending & ~(1ull << (17 /* SIGCHLD */ - 1)))
+		return blame(reason, "raised a signal", "");
 	sys_sigmask(0 /* SIG_BLOCK */, NULL, &blocked);
 	if ((blocked | unblockable) != ~0ull)
 		return blame(reason, "changed the signal mask", "");
