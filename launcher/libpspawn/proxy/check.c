@@ -134,6 +134,9 @@ static int check_asked(struct raw_text *reason)
 	if ((pspawn_asked & ASKED_CPUS && batch->masks_differ != PSPAWN_MASKS_ALIKE) ||
 	    (pspawn_asked & ASKED_CPU_COUNT && batch->masks_differ == PSPAWN_MASKS_DIFFER))
 		return blame(reason, "asked for its CPUs (affinity), which differ between ranks", "");
+	/* each rank can be given its own, but not another number of them */
+	if (pspawn_find_libnuma() && batch->masks_differ == PSPAWN_MASKS_DIFFER)
+		return blame(reason, "loaded libnuma, which notes its CPUs: their number differs between ranks", "");
 	if (pspawn_asked & ASKED_TOO_MUCH)
 		return refuse(reason, "more variables were read than can be noted", "");
 	return 0;

@@ -76,6 +76,11 @@ HIDDEN int pspawn_random_is_renewed(const void *caller);
 /* python.c: imports a module, or what the script's head imports (NULL). */
 HIDDEN void pspawn_import(const char *name);
 
+/* libnuma.c: is it loaded (so many copies)? It has noted this process's CPUs. */
+HIDDEN int pspawn_find_libnuma(void);
+/* libnuma.c: in a rank, whose CPUs are set by now. */
+HIDDEN void pspawn_renew_libnuma(void);
+
 /* check.c: each writes a reason and returns -1 if this process must not be forked from. */
 HIDDEN int pspawn_check_preinit(struct raw_text *reason);
 HIDDEN void pspawn_check_before_climb(void);
