@@ -17,6 +17,8 @@ HABITS = {
     "DONTFORK": ("MADV_DONTFORK", "dontfork", "dc"),
     "TIMER": ("timer",),
     "PID": ("getpid", "process id"),
+    "FORKS": ("its child came",),
+    "REDIRECT": ("redirected descriptor 0",),
 }
 
 

@@ -23,6 +23,7 @@ HABITS = {
     "RANDOM": ("random",),
     "OUTPUT": ("standard output", "stdio"),
     "CHILD": ("child",),
+    "REDIRECT": ("redirected descriptor 0",),
     "CRASH": ("ended",),
     "EXIT": ("ended",),
 }

@@ -68,6 +68,16 @@ static void __attribute__((constructor)) habit(void)
 #elif defined(HABIT_CHILD)
 	if (fork() == 0)
 		pause();
+#elif defined(HABIT_FORKS)
+	strcpy(seen, "its child");
+	if (fork() != 0) {
+		usleep(300000);
+		strcpy(seen, "its parent");
+	}
+#elif defined(HABIT_REDIRECT)
+	int zero = open("/dev/zero", O_RDONLY);
+	dup2(zero, 0);
+	close(zero);
 #elif defined(HABIT_PID)
 	snprintf(seen, sizeof seen, "pid %s", getpid() == getppid() ? "odd" : "asked");
 #endif
@@ -75,5 +85,8 @@ static void __attribute__((constructor)) habit(void)
 
 const char *habit_seen(void)
 {
+#ifdef HABIT_REDIRECT
+	snprintf(seen, sizeof seen, "%d byte", (int)read(0, &(char){0}, 1));
+#endif
 	return seen;
 }

@@ -9,6 +9,7 @@
 #include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdio_ext.h>
 #include <sys/stat.h>
@@ -19,7 +20,14 @@
 
 #define MAX_FDS 64
 
+/* What a descriptor leads to: its number stays when another file is put there (dup2, freopen). */
+struct opened {
+	uint64_t device, inode;
+	long flags;
+};
+
 static int fds_before[MAX_FDS], nfds_before;
+static struct opened opened_before[MAX_FDS];
 static uint8_t cpus_before[PSPAWN_CPU_BYTES];
 static struct raw_rlimit nofile_before;
 
@@ -114,9 +122,20 @@ int pspawn_check_preinit(struct raw_text *reason)
 	return check_status(reason);
 }
 
+static struct opened what_is(int fd)
+{
+	struct stat st;
+
+	if (fstat(fd, &st) < 0)
+		return (struct opened){0, 0, -1};
+	return (struct opened){st.st_dev, st.st_ino, sys_fcntl(fd, F_GETFL, 0)};
+}
+
 void pspawn_check_before_climb(void)
 {
 	nfds_before = list_numbers("/proc/self/fd", fds_before, MAX_FDS);
+	for (int i = 0; i < nfds_before && i < MAX_FDS; i++)
+		opened_before[i] = what_is(fds_before[i]);
 	raw_zero(cpus_before, sizeof cpus_before);
 	sys3(__NR_sched_getaffinity, 0, sizeof cpus_before, cpus_before);
 	sys_prlimit(7 /* RLIMIT_NOFILE */, NULL, &nofile_before);
@@ -169,14 +188,16 @@ static int check_fds(struct raw_text *reason)
 	if (n < 0 || nfds_before < 0 || n > MAX_FDS)
 		return blame(reason, "opened files", "");
 	for (int i = 0; i < n; i++) {
-		int known = 0;
+		int k = 0;
+		struct opened is = what_is(now[i]);
 
-		for (int k = 0; k < nfds_before; k++)
-			known |= now[i] == fds_before[k];
-		if (!known) {
-			raw_put_num(&t, now[i]);
-			return blame(reason, "opened a file: descriptor ", number);
-		}
+		while (k < nfds_before && now[i] != fds_before[k])
+			k++;
+		if (k < nfds_before && is.device == opened_before[k].device && is.inode == opened_before[k].inode &&
+		    is.flags == opened_before[k].flags)
+			continue;
+		raw_put_num(&t, now[i]);
+		return blame(reason, k < nfds_before ? "redirected descriptor " : "opened a file: descriptor ", number);
 	}
 	if (n != nfds_before)
 		return blame(reason, "closed a descriptor", "");

@@ -227,6 +227,7 @@ static void begin_climb(const struct pspawn_msg *climb, int memfd, int verdict)
 	const struct pspawn_slot *slot;
 
 	p->verdict = verdict;
+	p->climber = sys_getpid();
 	p->target = (int)climb->fork_point;
 	p->loaded = 0;
 	if (pspawn_map_batch(memfd, climb->size) < 0)
@@ -405,6 +406,8 @@ void pspawn_arrive(void)
 	struct raw_text text = {reason, sizeof reason, 0};
 
 	pspawn_recording = PSPAWN_RECORD_NOTHING;
+	if (sys_getpid() != p->climber)
+		tell(VERDICT_REFUSED, "the program forked, and its child came to the fork point");
 	sys_prctl(PR_SET_NAME, (unsigned long)"pspawn-proxy", 0, 0, 0); /* also what a fork in the checks is called */
 	if (check(&text) < 0)
 		tell(p->loaded && !p->careful ? VERDICT_CAREFULLY : VERDICT_REFUSED, reason);

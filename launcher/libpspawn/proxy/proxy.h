@@ -20,6 +20,7 @@ struct proxy {
 	int careful;	 /* the climb before this one was refused: look after each preload whether it was that one */
 	uint32_t loaded; /* preloads */
 	int verdict;	 /* pipe on which a climber tells its parent how the climb ended; -1 */
+	int climber;	 /* its pid: what it forks on the way is no climber */
 	int highest_fd;	 /* for kernels without close_range */
 	int argc, envc;
 	char **argv, **envp; /* the vectors on the initial stack, which _start reads: their shape never changes */
