@@ -19,6 +19,8 @@ HABITS = {
     "PID": ("getpid", "process id"),
     "FORKS": ("its child came",),
     "REDIRECT": ("redirected descriptor 0",),
+    "UMASK": ("umask",),
+    "LIMIT": ("resource limit",),
 }
 
 

@@ -24,6 +24,8 @@ HABITS = {
     "OUTPUT": ("standard output", "stdio"),
     "CHILD": ("child",),
     "REDIRECT": ("redirected descriptor 0",),
+    "UMASK": ("umask",),
+    "LIMIT": ("resource limit",),
     "CRASH": ("ended",),
     "EXIT": ("ended",),
 }

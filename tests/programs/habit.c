@@ -8,6 +8,8 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/random.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/time.h>
 #include <unistd.h>
 
@@ -78,6 +80,13 @@ static void __attribute__((constructor)) habit(void)
 	int zero = open("/dev/zero", O_RDONLY);
 	dup2(zero, 0);
 	close(zero);
+#elif defined(HABIT_UMASK)
+	umask(027);
+#elif defined(HABIT_LIMIT)
+	struct rlimit limit;
+	getrlimit(RLIMIT_STACK, &limit);
+	limit.rlim_cur = 4 << 20;
+	setrlimit(RLIMIT_STACK, &limit);
 #elif defined(HABIT_PID)
 	snprintf(seen, sizeof seen, "pid %s", getpid() == getppid() ? "odd" : "asked");
 #endif

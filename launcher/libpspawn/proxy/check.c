@@ -29,7 +29,8 @@ struct opened {
 static int fds_before[MAX_FDS], nfds_before;
 static struct opened opened_before[MAX_FDS];
 static uint8_t cpus_before[PSPAWN_CPU_BYTES];
-static struct raw_rlimit nofile_before;
+static struct raw_rlimit limits_before[PSPAWN_RLIMITS];
+static long umask_before, nice_before;
 
 struct entry { /* linux_dirent64 */
 	uint64_t ino, off;
@@ -131,6 +132,14 @@ static struct opened what_is(int fd)
 	return (struct opened){st.st_dev, st.st_ino, sys_fcntl(fd, F_GETFL, 0)};
 }
 
+static long read_umask(void)
+{
+	long value = sys1(__NR_umask, 077);
+
+	sys1(__NR_umask, value);
+	return value;
+}
+
 void pspawn_check_before_climb(void)
 {
 	nfds_before = list_numbers("/proc/self/fd", fds_before, MAX_FDS);
@@ -138,7 +147,10 @@ void pspawn_check_before_climb(void)
 		opened_before[i] = what_is(fds_before[i]);
 	raw_zero(cpus_before, sizeof cpus_before);
 	sys3(__NR_sched_getaffinity, 0, sizeof cpus_before, cpus_before);
-	sys_prlimit(7 /* RLIMIT_NOFILE */, NULL, &nofile_before);
+	for (int i = 0; i < PSPAWN_RLIMITS; i++)
+		sys_prlimit(i, NULL, &limits_before[i]);
+	umask_before = read_umask();
+	nice_before = sys2(__NR_getpriority, 0, 0);
 }
 
 static int check_asked(struct raw_text *reason)
@@ -233,7 +245,6 @@ static int check_timers(struct raw_text *reason)
 static int check_attributes(struct raw_text *reason)
 {
 	uint8_t cpus[PSPAWN_CPU_BYTES];
-	struct raw_rlimit nofile = {0, 0};
 	/* SIGKILL and SIGSTOP; and 32 and 33, which glibc keeps for itself and never blocks (sigprocmask(3)) */
 	uint64_t blocked = 0, unblockable = 1ull << (9 - 1) | 1ull << (19 - 1) | 3ull << (32 - 1);
 	int value = 0;
@@ -251,9 +262,17 @@ static int check_attributes(struct raw_text *reason)
 	sys3(__NR_sched_getaffinity, 0, sizeof cpus, cpus);
 	if (!raw_memeq(cpus, cpus_before, sizeof cpus))
 		return blame(reason, "changed its CPU affinity", "");
-	sys_prlimit(7 /* RLIMIT_NOFILE */, NULL, &nofile);
-	if (nofile.cur != nofile_before.cur || nofile.max != nofile_before.max)
-		return blame(reason, "changed RLIMIT_NOFILE", "");
+	for (int i = 0; i < PSPAWN_RLIMITS; i++) {
+		struct raw_rlimit limit = {0, 0};
+
+		sys_prlimit(i, NULL, &limit);
+		if (limit.cur != limits_before[i].cur || limit.max != limits_before[i].max)
+			return blame(reason, i == 7 ? "changed RLIMIT_NOFILE" : "changed a resource limit", "");
+	}
+	if (read_umask() != umask_before)
+		return blame(reason, "changed the umask", "");
+	if (sys2(__NR_getpriority, 0, 0) != nice_before)
+		return blame(reason, "changed its niceness", "");
 	return 0;
 }
 
