@@ -40,6 +40,8 @@ static int npid_askers;
 
 static char *(*next_getenv)(const char *);
 static char *(*next_secure_getenv)(const char *);
+static int (*next_setenv)(const char *, const char *, int);
+static int (*next_unsetenv)(const char *);
 static pid_t (*next_getpid)(void);
 static int (*next_sched_getaffinity)(pid_t, size_t, cpu_set_t *);
 static int (*next_pthread_getaffinity_np)(pthread_t, size_t, cpu_set_t *);
@@ -58,6 +60,8 @@ void pspawn_resolve_interposed(void)
 {
 	next_getenv = next("getenv");
 	next_secure_getenv = next("secure_getenv");
+	next_setenv = next("setenv");
+	next_unsetenv = next("unsetenv");
 	next_getpid = next("getpid");
 	next_sched_getaffinity = next("sched_getaffinity");
 	next_pthread_getaffinity_np = next("pthread_getaffinity_np");
@@ -229,6 +233,26 @@ PSPAWN_API char *secure_getenv(const char *name)
 	if (pspawn_recording == PSPAWN_RECORD_CONSTRUCTORS)
 		pspawn_note_name(name);
 	return next_secure_getenv(name);
+}
+
+static void note_change(const char *name)
+{
+	if (pspawn_recording == PSPAWN_RECORD_CONSTRUCTORS && name)
+		pspawn_note_name(name);
+}
+
+/* What these do depends on whether the variable is there: of a rank that alone has it nothing would be changed. */
+PSPAWN_API int setenv(const char *name, const char *value, int overwrite)
+{
+	if (!overwrite)
+		note_change(name);
+	return next_setenv(name, value, overwrite);
+}
+
+PSPAWN_API int unsetenv(const char *name)
+{
+	note_change(name);
+	return next_unsetenv(name);
 }
 
 PSPAWN_API pid_t getpid(void)
