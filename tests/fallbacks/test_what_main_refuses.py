@@ -20,6 +20,7 @@ HABITS = {
     "FORKS": ("its child came",),
     "REDIRECT": ("redirected descriptor 0",),
     "UMASK": ("umask",),
+    "SIGNAL": ("signal",),
     "LIMIT": ("resource limit",),
 }
 

@@ -25,6 +25,7 @@ HABITS = {
     "CHILD": ("child",),
     "REDIRECT": ("redirected descriptor 0",),
     "UMASK": ("umask",),
+    "SIGNAL": ("signal",),
     "LIMIT": ("resource limit",),
     "CRASH": ("ended",),
     "EXIT": ("ended",),

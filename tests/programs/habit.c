@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,6 +24,13 @@ static void *idle(void *argument)
 	for (;;)
 		pause();
 	return argument;
+}
+#endif
+
+#ifdef HABIT_SIGNAL
+static void take(int number)
+{
+	strcpy(seen, number == SIGUSR1 ? "a signal" : "another");
 }
 #endif
 
@@ -87,6 +95,9 @@ static void __attribute__((constructor)) habit(void)
 	getrlimit(RLIMIT_STACK, &limit);
 	limit.rlim_cur = 4 << 20;
 	setrlimit(RLIMIT_STACK, &limit);
+#elif defined(HABIT_SIGNAL)
+	signal(SIGUSR1, take);
+	raise(SIGUSR1);
 #elif defined(HABIT_PID)
 	snprintf(seen, sizeof seen, "pid %s", getpid() == getppid() ? "odd" : "asked");
 #endif

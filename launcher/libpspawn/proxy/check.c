@@ -246,7 +246,7 @@ static int check_attributes(struct raw_text *reason)
 {
 	uint8_t cpus[PSPAWN_CPU_BYTES];
 	/* SIGKILL and SIGSTOP; and 32 and 33, which glibc keeps for itself and never blocks (sigprocmask(3)) */
-	uint64_t blocked = 0, unblockable = 1ull << (9 - 1) | 1ull << (19 - 1) | 3ull << (32 - 1);
+	uint64_t pending = 0, blocked = 0, unblockable = 1ull << (9 - 1) | 1ull << (19 - 1) | 3ull << (32 - 1);
 	int value = 0;
 
 	sys_prctl(PR_GET_PDEATHSIG, (unsigned long)&value, 0, 0, 0);
@@ -258,6 +258,10 @@ static int check_attributes(struct raw_text *reason)
 	sys_sigmask(0 /* SIG_BLOCK */, NULL, &blocked);
 	if ((blocked | unblockable) != ~0ull)
 		return blame(reason, "changed the signal mask", "");
+	/* blocked here, and a fork's child does not have it; SIGCHLD comes of the trial forks */
+	sys2(__NR_rt_sigpending, &pending, sizeof pending);
+	if (pending & ~(1ull << (17 - 1)))
+		return blame(reason, "was sent a signal, or raised one", "");
 	raw_zero(cpus, sizeof cpus);
 	sys3(__NR_sched_getaffinity, 0, sizeof cpus, cpus);
 	if (!raw_memeq(cpus, cpus_before, sizeof cpus))
