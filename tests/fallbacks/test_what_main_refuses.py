@@ -17,6 +17,11 @@ HABITS = {
     "DONTFORK": ("MADV_DONTFORK", "dontfork", "dc"),
     "TIMER": ("timer",),
     "PID": ("getpid", "process id"),
+    "FORKS": ("its child came",),
+    "REDIRECT": ("redirected descriptor 0",),
+    "UMASK": ("umask",),
+    "SIGNAL": ("signal",),
+    "LIMIT": ("resource limit",),
 }
 
 

@@ -23,6 +23,10 @@ HABITS = {
     "RANDOM": ("random",),
     "OUTPUT": ("standard output", "stdio"),
     "CHILD": ("child",),
+    "REDIRECT": ("redirected descriptor 0",),
+    "UMASK": ("umask",),
+    "SIGNAL": ("signal",),
+    "LIMIT": ("resource limit",),
     "CRASH": ("ended",),
     "EXIT": ("ended",),
 }
@@ -78,6 +82,19 @@ def test_what_cannot_be_loaded_is_named(one_launcher: Launcher, missing: str) ->
         if len(missing) < 500:  # longer ones are no preload at all
             assert context["dropped"][0]["name"] == missing, context
         assert context["preloaded"] >= 1, context
+
+
+def test_one_with_a_long_name_is_not_dropped_in_silence(one_launcher: Launcher) -> None:
+    bad = Path(habit(one_launcher, "THREAD"))
+    far = one_launcher.directory / ("d" * 220) / "libfar.so"
+    far.parent.mkdir()
+    far.write_bytes(bad.read_bytes())
+    run = launch(one_launcher, [str(far)])
+    assert_forked(run.report, N, "warm")
+    for context in contexts(run):
+        (dropped,) = context["dropped"]
+        assert dropped["name"].startswith("...d") and dropped["name"].endswith("d/libfar.so"), context
+        assert_names(dropped["reason"], HABITS["THREAD"])
 
 
 def test_several_bad_ones_are_all_dropped(one_launcher: Launcher) -> None:

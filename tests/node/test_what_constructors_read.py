@@ -52,3 +52,45 @@ def test_a_variable_of_some_ranks_only_is_noticed(tmp_path):
 def test_a_variable_that_differs_is_right_in_each_rank(tmp_path):
     program = reader(tmp_path, "PMI_RANK")
     assert run("-n", "4", *STUB_AT_MAIN, program) == ["0", "1", "2", "3"]
+
+
+LIBNUMA = """
+#define _GNU_SOURCE
+#include <sched.h>
+#include <stdio.h>
+extern struct { unsigned long size, *words; } *numa_all_cpus_ptr;
+int main(void)
+{
+	cpu_set_t own;
+	sched_getaffinity(0, sizeof own, &own);
+	for (int c = 0; c < 64; c++)
+		if (CPU_ISSET(c, &own) != (numa_all_cpus_ptr->words[0] >> c & 1))
+			return puts("other") < 0;
+	return puts("own") < 0;
+}
+"""
+
+
+def test_libnuma_knows_each_ranks_own_cpus(tmp_path):
+    """Its constructor reads them from /proc/self/status, where that cannot be seen; MPICH links it."""
+    (tmp_path / "numa.c").write_text(LIBNUMA)
+    subprocess.run(["cc", "-o", tmp_path / "numa", tmp_path / "numa.c", "-l:libnuma.so.1"], check=True)
+    one_domain = [*STUB_AT_MAIN, "--pspawn-require", "--pspawn-domains=0-1"]
+    assert run("-bind-to", "core", "-n", "2", *one_domain, str(tmp_path / "numa")) == ["own"] * 2
+
+
+UNSET = """
+#include <stdio.h>
+#include <stdlib.h>
+__attribute__((constructor)) static void remove_it(void) { unsetenv("BBB"); }
+int main(void) { puts(getenv("BBB") ? "BBB" : "-"); return 0; }
+"""
+
+
+def test_a_variable_of_some_ranks_only_is_removed_there(tmp_path):
+    """Either rank may be the one that the proxy was made like: there the removal leaves no trace."""
+    (tmp_path / "unset.c").write_text(UNSET)
+    subprocess.run(["cc", "-o", tmp_path / "unset", tmp_path / "unset.c"], check=True)
+    program = [*STUB_AT_MAIN, str(tmp_path / "unset")]
+    for one, other in (("AAA=1", "BBB=1"), ("BBB=1", "AAA=1")):
+        assert run("-n", "1", "env", one, *program, ":", "-n", "2", "env", other, *program) == ["-"] * 3

@@ -3,11 +3,14 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/random.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/time.h>
 #include <unistd.h>
 
@@ -21,6 +24,13 @@ static void *idle(void *argument)
 	for (;;)
 		pause();
 	return argument;
+}
+#endif
+
+#ifdef HABIT_SIGNAL
+static void take(int number)
+{
+	strcpy(seen, number == SIGUSR1 ? "a signal" : "another");
 }
 #endif
 
@@ -68,6 +78,26 @@ static void __attribute__((constructor)) habit(void)
 #elif defined(HABIT_CHILD)
 	if (fork() == 0)
 		pause();
+#elif defined(HABIT_FORKS)
+	strcpy(seen, "its child");
+	if (fork() != 0) {
+		usleep(300000);
+		strcpy(seen, "its parent");
+	}
+#elif defined(HABIT_REDIRECT)
+	int zero = open("/dev/zero", O_RDONLY);
+	dup2(zero, 0);
+	close(zero);
+#elif defined(HABIT_UMASK)
+	umask(027);
+#elif defined(HABIT_LIMIT)
+	struct rlimit limit;
+	getrlimit(RLIMIT_STACK, &limit);
+	limit.rlim_cur = 4 << 20;
+	setrlimit(RLIMIT_STACK, &limit);
+#elif defined(HABIT_SIGNAL)
+	signal(SIGUSR1, take);
+	raise(SIGUSR1);
 #elif defined(HABIT_PID)
 	snprintf(seen, sizeof seen, "pid %s", getpid() == getppid() ? "odd" : "asked");
 #endif
@@ -75,5 +105,8 @@ static void __attribute__((constructor)) habit(void)
 
 const char *habit_seen(void)
 {
+#ifdef HABIT_REDIRECT
+	snprintf(seen, sizeof seen, "%d byte", (int)read(0, &(char){0}, 1));
+#endif
 	return seen;
 }

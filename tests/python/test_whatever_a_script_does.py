@@ -88,7 +88,7 @@ MODULES = {
     "SystemExit": Module("raise SystemExit(3)", "SystemExit"),
     "SystemExit-text": Module("import sys\nsys.exit('that is all')", "SystemExit"),
     "KeyboardInterrupt": Module("raise KeyboardInterrupt", "KeyboardInterrupt"),
-    "SIGTERM": Module("import signal\nsignal.raise_signal(signal.SIGTERM)", "raised a signal"),
+    "SIGTERM": Module("import signal\nsignal.raise_signal(signal.SIGTERM)", "signal"),
     "ImportError": Module("import no_such_module", "No module named"),
     "SyntaxError": Module("def (", "SyntaxError"),
     "odd-error": Module("class E(Exception):\n    def __str__(self): raise self\nraise E", "cannot be imported"),

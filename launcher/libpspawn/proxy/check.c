@@ -8,6 +8,7 @@
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdio_ext.h>
 #include <sys/resource.h>
@@ -19,10 +20,18 @@
 
 #define MAX_FDS 64
 
+/* What a descriptor leads to: its number stays when another file is put there (dup2, freopen). */
+struct opened {
+	uint64_t device, inode;
+	long flags;
+};
+
 static int fds_before[MAX_FDS], nfds_before;
+static struct opened opened_before[MAX_FDS];
 static uint8_t cpus_before[PSPAWN_CPU_BYTES];
-static struct raw_rlimit nofile_before;
 static long reaped_before;
+static struct raw_rlimit limits_before[PSPAWN_RLIMITS];
+static long umask_before, nice_before;
 
 struct entry { /* linux_dirent64 */
 	uint64_t ino, off;
@@ -130,13 +139,35 @@ int pspawn_check_preinit(struct raw_text *reason)
 	return check_status(reason);
 }
 
+static struct opened what_is(int fd)
+{
+	struct stat st;
+
+	if (fstat(fd, &st) < 0)
+		return (struct opened){0, 0, -1};
+	return (struct opened){st.st_dev, st.st_ino, sys_fcntl(fd, F_GETFL, 0)};
+}
+
+static long read_umask(void)
+{
+	long value = sys1(__NR_umask, 077);
+
+	sys1(__NR_umask, value);
+	return value;
+}
+
 void pspawn_check_before_climb(void)
 {
 	reaped_before = 0;
 	nfds_before = list_numbers("/proc/self/fd", fds_before, MAX_FDS);
+	for (int i = 0; i < nfds_before && i < MAX_FDS; i++)
+		opened_before[i] = what_is(fds_before[i]);
 	raw_zero(cpus_before, sizeof cpus_before);
 	sys3(__NR_sched_getaffinity, 0, sizeof cpus_before, cpus_before);
-	sys_prlimit(7 /* RLIMIT_NOFILE */, NULL, &nofile_before);
+	for (int i = 0; i < PSPAWN_RLIMITS; i++)
+		sys_prlimit(i, NULL, &limits_before[i]);
+	umask_before = read_umask();
+	nice_before = sys2(__NR_getpriority, 0, 0);
 }
 
 static int check_asked(struct raw_text *reason)
@@ -151,6 +182,9 @@ static int check_asked(struct raw_text *reason)
 	if ((pspawn_asked & ASKED_CPUS && batch->masks_differ != PSPAWN_MASKS_ALIKE) ||
 	    (pspawn_asked & ASKED_CPU_COUNT && batch->masks_differ == PSPAWN_MASKS_DIFFER))
 		return blame(reason, "asked for its CPUs (affinity), which differ between ranks", "");
+	/* each rank can be given its own, but not another number of them */
+	if (pspawn_find_libnuma() && batch->masks_differ == PSPAWN_MASKS_DIFFER)
+		return blame(reason, "loaded libnuma, which notes its CPUs: their number differs between ranks", "");
 	if (pspawn_asked & ASKED_TOO_MUCH)
 		return refuse(reason, "more variables were read than can be noted", "");
 	return 0;
@@ -183,14 +217,16 @@ static int check_fds(struct raw_text *reason)
 	if (n < 0 || nfds_before < 0 || n > MAX_FDS)
 		return blame(reason, "opened files", "");
 	for (int i = 0; i < n; i++) {
-		int known = 0;
+		int k = 0;
+		struct opened is = what_is(now[i]);
 
-		for (int k = 0; k < nfds_before; k++)
-			known |= now[i] == fds_before[k];
-		if (!known) {
-			raw_put_num(&t, now[i]);
-			return blame(reason, "opened a file: descriptor ", number);
-		}
+		while (k < nfds_before && now[i] != fds_before[k])
+			k++;
+		if (k < nfds_before && is.device == opened_before[k].device && is.inode == opened_before[k].inode &&
+		    is.flags == opened_before[k].flags)
+			continue;
+		raw_put_num(&t, now[i]);
+		return blame(reason, k < nfds_before ? "redirected descriptor " : "opened a file: descriptor ", number);
 	}
 	if (n != nfds_before)
 		return blame(reason, "closed a descriptor", "");
@@ -228,7 +264,6 @@ static int check_timers(struct raw_text *reason)
 static int check_attributes(struct raw_text *reason)
 {
 	uint8_t cpus[PSPAWN_CPU_BYTES];
-	struct raw_rlimit nofile = {0, 0};
 	/* SIGKILL and SIGSTOP; and 32 and 33, which glibc keeps for itself and never blocks (sigprocmask(3)) */
 	uint64_t pending = 0, blocked = 0, unblockable = 1ull << (9 - 1) | 1ull << (19 - 1) | 3ull << (32 - 1);
 	int value = 0;
@@ -239,19 +274,28 @@ static int check_attributes(struct raw_text *reason)
 	sys_prctl(PR_GET_CHILD_SUBREAPER, (unsigned long)&value, 0, 0, 0);
 	if (value)
 		return blame(reason, "made the process a child subreaper", "");
-	/* a fork starts without pending signals; those of its own children (a trial fork) are no business of anybody */
-	if (sys2(__NR_rt_sigpending, &pending, sizeof pending) >= 0 && pending & ~(1ull << (17 /* SIGCHLD */ - 1)))
-		return blame(reason, "raised a signal", "");
 	sys_sigmask(0 /* SIG_BLOCK */, NULL, &blocked);
 	if ((blocked | unblockable) != ~0ull)
 		return blame(reason, "changed the signal mask", "");
+	/* blocked here, and a fork's child does not have it; SIGCHLD comes of the trial forks */
+	sys2(__NR_rt_sigpending, &pending, sizeof pending);
+	if (pending & ~(1ull << (17 - 1)))
+		return blame(reason, "was sent a signal, or raised one", "");
 	raw_zero(cpus, sizeof cpus);
 	sys3(__NR_sched_getaffinity, 0, sizeof cpus, cpus);
 	if (!raw_memeq(cpus, cpus_before, sizeof cpus))
 		return blame(reason, "changed its CPU affinity", "");
-	sys_prlimit(7 /* RLIMIT_NOFILE */, NULL, &nofile);
-	if (nofile.cur != nofile_before.cur || nofile.max != nofile_before.max)
-		return blame(reason, "changed RLIMIT_NOFILE", "");
+	for (int i = 0; i < PSPAWN_RLIMITS; i++) {
+		struct raw_rlimit limit = {0, 0};
+
+		sys_prlimit(i, NULL, &limit);
+		if (limit.cur != limits_before[i].cur || limit.max != limits_before[i].max)
+			return blame(reason, i == 7 ? "changed RLIMIT_NOFILE" : "changed a resource limit", "");
+	}
+	if (read_umask() != umask_before)
+		return blame(reason, "changed the umask", "");
+	if (sys2(__NR_getpriority, 0, 0) != nice_before)
+		return blame(reason, "changed its niceness", "");
 	return 0;
 }
 

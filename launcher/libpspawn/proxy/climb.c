@@ -20,6 +20,7 @@
 #include "proxy.h"
 
 #define DROPS 16	      /* so many preloads are dropped one by one, then all */
+#define NAME_ROOM 100	      /* of a dropped preload's name at least so much is told, from its end */
 #define LONGEST_CLIMB 30      /* times the silence: a program that computes for ever before its fork point */
 #define CHANGES_BYTES 65536   /* of the environment */
 #define VERDICT_REACHED 'Y'   /* the climber serves from now on */
@@ -103,7 +104,16 @@ static void drop(const char *preload, const char *reason)
 	/* what it is was for us: the kind, an object's flags */
 	while (*preload == PSPAWN_PRELOAD_OBJECT && preload[skip] && preload[skip] != ' ')
 		skip++;
-	raw_put(&t, *preload ? preload + skip + 1 : "");
+	/* a name that left no room for the reason would not be told at all */
+	const char *name = *preload ? preload + skip + 1 : "";
+	size_t len = raw_strlen(name), needed = raw_strlen(reason) + sizeof "...\n",
+	       room = sizeof text > needed + NAME_ROOM ? sizeof text - needed : NAME_ROOM;
+
+	if (len > room) {
+		raw_put(&t, "...");
+		name += len - room;
+	}
+	raw_put(&t, name);
 	raw_put(&t, "\n");
 	raw_put(&t, reason);
 	pspawn_say(PSPAWN_MSG_DROPPED, 0, text, 0);
@@ -435,6 +445,8 @@ void pspawn_arrive(void)
 	struct raw_text text = {reason, sizeof reason, 0};
 
 	pspawn_recording = PSPAWN_RECORD_NOTHING;
+	if (sys_getpid() != p->climber)
+		tell(VERDICT_REFUSED, "the program forked, and its child came to the fork point");
 	sys_prctl(PR_SET_NAME, (unsigned long)"pspawn-proxy", 0, 0, 0); /* also what a fork in the checks is called */
 	pspawn_pause_program();
 	if (check(&text) < 0)

@@ -41,6 +41,9 @@ static int npid_askers;
 
 static char *(*next_getenv)(const char *);
 static char *(*next_secure_getenv)(const char *);
+static int (*next_setenv)(const char *, const char *, int);
+static int (*next_unsetenv)(const char *);
+static int (*next_putenv)(char *);
 static pid_t (*next_getpid)(void);
 static int (*next_sched_getaffinity)(pid_t, size_t, cpu_set_t *);
 static int (*next_pthread_getaffinity_np)(pthread_t, size_t, cpu_set_t *);
@@ -60,6 +63,9 @@ void pspawn_resolve_interposed(void)
 {
 	next_getenv = next("getenv");
 	next_secure_getenv = next("secure_getenv");
+	next_setenv = next("setenv");
+	next_unsetenv = next("unsetenv");
+	next_putenv = next("putenv");
 	next_getpid = next("getpid");
 	next_sched_getaffinity = next("sched_getaffinity");
 	next_pthread_getaffinity_np = next("pthread_getaffinity_np");
@@ -284,6 +290,33 @@ PSPAWN_API void exit(int status)
 	if (pspawn_is_climber())
 		pspawn_ended();
 	next_exit(status);
+}
+
+static void note_change(const char *name, const void *caller)
+{
+	if (pspawn_record_on)
+		pspawn_record_change(caller);
+	if (pspawn_recording == PSPAWN_RECORD_CONSTRUCTORS && name)
+		pspawn_note_name(name, caller);
+}
+
+/* What these do depends on whether the variable is there: of a rank that alone has it nothing would be changed. */
+PSPAWN_API int setenv(const char *name, const char *value, int overwrite)
+{
+	note_change(overwrite ? NULL : name, __builtin_return_address(0));
+	return next_setenv(name, value, overwrite);
+}
+
+PSPAWN_API int unsetenv(const char *name)
+{
+	note_change(name, __builtin_return_address(0));
+	return next_unsetenv(name);
+}
+
+PSPAWN_API int putenv(char *text)
+{
+	note_change(NULL, __builtin_return_address(0));
+	return next_putenv(text);
 }
 
 PSPAWN_API pid_t getpid(void)

@@ -104,8 +104,15 @@ HIDDEN void pspawn_record_text(char kind, const char *before, const char *text);
 /* record.c: from here on nothing is noted. */
 HIDDEN void pspawn_record_stop(void);
 HIDDEN void pspawn_resolve_recorded(void);
+/* record.c: is this rank recording? Then: whoever has this address changes the environment. */
+extern int pspawn_record_on HIDDEN;
+HIDDEN void pspawn_record_change(const void *caller);
 /* python.c: has modules noted too, if this is a Python interpreter: an address in it, or NULL. */
 HIDDEN const void *pspawn_record_python(void);
+/* libnuma.c: is it loaded (so many copies)? It has noted this process's CPUs. */
+HIDDEN int pspawn_find_libnuma(void);
+/* libnuma.c: in a rank, whose CPUs are set by now. */
+HIDDEN void pspawn_renew_libnuma(void);
 
 /* check.c: each writes a reason and returns -1 if this process must not be forked from. */
 HIDDEN int pspawn_check_preinit(struct raw_text *reason);

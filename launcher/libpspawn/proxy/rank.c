@@ -383,6 +383,7 @@ static enum pspawn_step set_bounds(const struct pspawn_slot *slot, int channel, 
 		if (*ret < 0)
 			return PSPAWN_STEP_AFFINITY;
 	}
+	pspawn_renew_libnuma();
 	return 0;
 }
 

@@ -214,7 +214,7 @@ static void look_back(void *unused)
 
 /* What the program itself puts into its environment may be meant for what it opens next: that cannot be opened before. What a
  * library does to it in between is done again when it is preloaded, or concerns what was opened already. */
-static void note_change(const void *caller)
+void pspawn_record_change(const void *caller)
 {
 	if (!python && program && base_of(caller) == program)
 		pspawn_record_stop();
@@ -256,36 +256,8 @@ void pspawn_begin_record(void)
 	pspawn_record_on = 1;
 }
 
-static int (*next_setenv)(const char *, const char *, int);
-static int (*next_unsetenv)(const char *);
-static int (*next_putenv)(char *);
-
 void pspawn_resolve_recorded(void)
 {
 	pspawn_next_dlopen = dlsym(RTLD_NEXT, "dlopen");
 	pspawn_next_dlclose = dlsym(RTLD_NEXT, "dlclose");
-	next_setenv = (int (*)(const char *, const char *, int))dlsym(RTLD_NEXT, "setenv");
-	next_unsetenv = (int (*)(const char *))dlsym(RTLD_NEXT, "unsetenv");
-	next_putenv = (int (*)(char *))dlsym(RTLD_NEXT, "putenv");
-}
-
-PSPAWN_API int setenv(const char *name, const char *value, int overwrite)
-{
-	if (pspawn_record_on)
-		note_change(__builtin_return_address(0));
-	return next_setenv(name, value, overwrite);
-}
-
-PSPAWN_API int unsetenv(const char *name)
-{
-	if (pspawn_record_on)
-		note_change(__builtin_return_address(0));
-	return next_unsetenv(name);
-}
-
-PSPAWN_API int putenv(char *text)
-{
-	if (pspawn_record_on)
-		note_change(__builtin_return_address(0));
-	return next_putenv(text);
 }
