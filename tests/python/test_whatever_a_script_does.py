@@ -212,7 +212,7 @@ def test_a_local_module_that_does_not_come_to_an_end(one_launcher: Launcher, nam
     (tmp_path / "go").write_text("")
     run = started.finish(60)
     assert run.rc == 0, run
-    assert sorted(run.out.splitlines()) == [b"0 1", b"1 1"], run
+    assert sorted(run.out.splitlines()) == [b"0 (1,)", b"1 (1,)"], run
     assert {r["launched_by"] for r in ranks(run.report)} == {"fork"}, run
 
 

@@ -300,8 +300,8 @@ def load_mpi():
 
 
 def preload(name):
-    """One module that was asked for by name."""
-    import_names(name, ())
+    """One module that was asked for by name, which may be any bytes."""
+    import_names(name.decode("utf-8", "replace"), ())
 
 
 def preload_head():
