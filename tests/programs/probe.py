@@ -6,8 +6,8 @@ that plant a difference first (test_the_table_can_fail.py).
 
 import sys
 
-at_first = list(sys.modules)
 names_of_main = {name: repr(value) for name, value in globals().items()}
+at_first = list(sys.modules)
 frames = len(sys._current_frames())
 
 

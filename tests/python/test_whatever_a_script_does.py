@@ -23,7 +23,7 @@ pytestmark = pytest.mark.needs_stub
 hydra = pytest.mark.parametrize("one_launcher", ["mpich4"], indirect=True)
 PY = sys.executable
 RANK = "int(os.environ.get('PMI_RANK') or os.environ['OMPI_COMM_WORLD_RANK'])"
-SAY = f"import os, sys\nos.write(1, ('%s %s\\n' % ({RANK}, VALUE)).encode())\n"
+SAY = f"import os, sys\nos.write(1, ('%s %s\\n' % ({RANK}, (VALUE,))).encode())\n"
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,6 @@ class Module:
     why: str | None
     # an expression that each rank prints, the same in a plain launch
     value: str = "1"
-    timeout: int = 20000
 
 
 MODULES = {
@@ -52,12 +51,14 @@ MODULES = {
     "environ-as-dict": Module("import os\nALL = dict(os.environ)", "RANK", "local.ALL['PMI_RANK']"),
     "environ-or": Module("import os\nALL = {'A': 'b', **os.environ}", "RANK", "local.ALL['PMI_RANK']"),
     "environ-repr": Module("import os\nALL = str(os.environ)", "RANK", "local.ALL.count('PMI_RANK')"),
-    "environ-pop": Module("import os\nR = os.environ.pop('PMI_RANK', '')", "PMI_", "local.R", 20000),
+    "environ-pop": Module("import os\nR = os.environ.pop('PMI_RANK', '')", "PMI_", "local.R"),
     "environ-setdefault": Module("import os\nR = os.environ.setdefault('PMI_RANK', '')", "PMI_", "local.R"),
     "changes-environ": Module(
-        "import os\nos.environ['LOCAL_NEW'] = 'new'\nos.environ.pop('LOCAL_OLD')\nos.environ['LOCAL_OTHER'] = 'changed'",
+        "import os\nos.environ['LOCAL_NEW'] = 'new'\nos.environ.pop('LOCAL_OLD')\n"
+        "os.environ['LOCAL_OTHER'] = 'changed'",
         None,
-        "[(k, v) for k, v in os.environ.items() if k.startswith('LOCAL')], os.popen('echo $LOCAL_NEW$LOCAL_OLD').read()",
+        "[(k, v) for k, v in os.environ.items() if k.startswith('LOCAL')], "
+        "os.popen('echo $LOCAL_NEW$LOCAL_OLD').read()",
     ),
     "putenv": Module(
         "import os\nos.putenv('LOCAL_NEW', 'new')",
@@ -89,6 +90,7 @@ MODULES = {
     "SystemExit-text": Module("import sys\nsys.exit('that is all')", "SystemExit"),
     "KeyboardInterrupt": Module("raise KeyboardInterrupt", "KeyboardInterrupt"),
     "SIGTERM": Module("import signal\nsignal.raise_signal(signal.SIGTERM)", "signal"),
+    "SIGKILL": Module("import signal\nsignal.raise_signal(signal.SIGKILL)", "ended"),
     "ImportError": Module("import no_such_module", "No module named"),
     "SyntaxError": Module("def (", "SyntaxError"),
     "odd-error": Module("class E(Exception):\n    def __str__(self): raise self\nraise E", "cannot be imported"),
@@ -149,8 +151,8 @@ MODULES = {
     "empties-meta-path": Module("import sys\nsys.meta_path[:] = sys.meta_path[1:]", "sys.meta_path"),
 }
 HANGS = {
-    "hangs": Module("import time\ntime.sleep(1000)", "deadline", "1", 500),
-    "spins": Module("while True: pass", "deadline", "1", 300),
+    "hangs": Module("import time\ntime.sleep(1000)", "deadline"),
+    "spins": Module("while True: pass", "deadline"),
 }
 
 
@@ -183,9 +185,8 @@ def test_a_local_module(one_launcher: Launcher, name: str, tmp_path: Path) -> No
     (tmp_path / "app.py").write_text("import local\n" + SAY.replace("VALUE", module.value))
     env = {"LOCAL_OLD": "old", "LOCAL_OTHER": "other"}
     # two ranks that die of a signal may be told from one (docs/fidelity.md)
-    n = 4 if "rank-3" in name else 1 if name in ("abort", "segfault", "KeyboardInterrupt", "SIGTERM") else 2
-    options = (f"--pspawn-timeout={module.timeout}",) if module.timeout != 20000 else ()
-    plain, ours = as_plain(one_launcher, [tmp_path / "app.py"], n, options, env=env)
+    n = 4 if "rank-3" in name else 1 if name in ("abort", "segfault", "KeyboardInterrupt", "SIGKILL") else 2
+    plain, ours = as_plain(one_launcher, [tmp_path / "app.py"], n, env=env)
     assert ("SyntaxError" in plain.stderr) == (name == "SyntaxError"), plain
     assert_forked(ours.report, n, "warm", contexts=1)
     found = dropped(ours)
@@ -212,7 +213,7 @@ def test_a_local_module_that_does_not_come_to_an_end(one_launcher: Launcher, nam
     (tmp_path / "go").write_text("")
     run = started.finish(150)
     assert run.rc == 0, run
-    assert sorted(run.out.splitlines()) == [b"0 1", b"1 1"], run
+    assert sorted(run.out.splitlines()) == [b"0 (1,)", b"1 (1,)"], run
     assert {r["launched_by"] for r in ranks(run.report)} == {"fork"}, run
 
 
@@ -242,8 +243,10 @@ SCRIPTS: dict[str, bytes] = {
     "own-name": b"import app\nprint(__name__)\n",
     "binary": bytes(range(256)) * 50,
     "changes-path": b"import sys\nsys.path.insert(0, sys.path[0] + '/sub')\nimport inner\nprint(inner.__name__)\n",
-    "trace": b"import sys\nsys.settrace(lambda f, e, a: print(e, f.f_code.co_name))\ndef f(): pass\nf()\nsys.settrace(None)\n",
-    "faulthandler": b"import faulthandler, sys\nfaulthandler.dump_traceback(sys.stdout)\n",
+    "trace": b"import sys\nsys.settrace(lambda f, e, a: print(e, f.f_code.co_name))\n"
+    b"def f(): pass\nf()\nsys.settrace(None)\n",
+    "faulthandler": b"import faulthandler, os\nr, w = os.pipe()\nfaulthandler.dump_traceback(w)\n"
+    b"os.write(1, os.read(r, 4096).split(b'\\n', 1)[1])\n",
     "thread": b"import threading\nt = threading.Thread(target=print, args=(1,))\nt.start()\nt.join()\n",
 }
 

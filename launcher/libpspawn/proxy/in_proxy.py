@@ -330,8 +330,8 @@ def load_mpi():
 
 
 def preload(name):
-    """One module that was asked for by name."""
-    import_names(name, ())
+    """One module that was asked for by name, which may be any bytes."""
+    import_names(name.decode("utf-8", "replace"), ())
 
 
 def preload_head():
@@ -461,9 +461,24 @@ def head_imports(source):
             kind in ("Assign", "AnnAssign")
             and all(is_plain_name(t) for t in getattr(node, "targets", None) or [node.target])
             and (node.value is None or is_constant(node.value))
+            and (kind == "Assign" or is_type(node.annotation))
         ):
             break
     return found
+
+
+def is_type(node):
+    """An annotation is evaluated: without a call it changes nothing."""
+    kind = type(node).__name__
+    if kind == "Subscript":
+        return is_type(node.value) and is_type(node.slice)
+    if kind in ("Attribute", "Index"):
+        return is_type(node.value)
+    if kind == "BinOp":
+        return is_type(node.left) and is_type(node.right)
+    if kind in ("Tuple", "List"):
+        return all(is_type(element) for element in node.elts)
+    return kind == "Name" or is_constant(node)
 
 
 def is_plain_name(node):

@@ -228,7 +228,7 @@ static PyObject *make_snippet(const char *source, struct method *functions, size
 static void run(const char *name, const char *argument)
 {
 	PyObject *function = py.get_item(snippet, name),
-		 *result = function ? (argument ? py.call(function, "s", argument) : py.call(function, NULL)) : NULL;
+		 *result = function ? (argument ? py.call(function, "y", argument) : py.call(function, NULL)) : NULL;
 
 	if (!result) {
 		py.clear_error();
