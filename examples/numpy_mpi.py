@@ -8,4 +8,4 @@ from mpi4py import MPI
 world = MPI.COMM_WORLD
 total = numpy.zeros(1)
 world.Allreduce(numpy.array([float(world.rank)]), total)
-print(f"rank {world.rank} of {world.size}: sum {total[0]:.0f}, {time.process_time():.2f} s of this process's CPU so far")
+print(f"rank {world.rank} of {world.size}: sum {total[0]:.0f}, {time.process_time():.2f} s of CPU so far")

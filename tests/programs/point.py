@@ -7,6 +7,7 @@ import sys
 import threading
 
 import numpy
+
 import pspawn
 
 array = numpy.arange(20_000_000, dtype="float64")  # 160 MB

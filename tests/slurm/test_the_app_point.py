@@ -1,4 +1,4 @@
-"""`srun --pspawn=app`: what is before the program's own fork point runs once on each node, on each of its NUMA domains."""
+"""`srun --pspawn=app`: what is before the program's own fork point runs once on each node and NUMA domain."""
 
 from __future__ import annotations
 
