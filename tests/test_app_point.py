@@ -5,13 +5,16 @@ Built in whatever way, called from C, C++, Fortran and Python, in the program or
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from support import processes
 from support.build import PROGRAMS, TOP
 from support.mpi import TWO_DOMAINS, Launcher, Pspawn, Run
 from support.report import assert_forked, assert_refused
@@ -265,3 +268,52 @@ def test_what_python_must_not_do_before(one_launcher: Launcher, habit: str) -> N
     assert_forked(run.report, 2, "warm", contexts=1)
     if habit == "a file that is written":
         assert (one_launcher.directory / "made").read_text() == "once" * 2
+
+
+# ---- deaths ----
+
+
+@pytest.mark.parametrize("how", ["exit", "die"])
+def test_how_a_rank_ends_is_the_launchs_end(launcher: Launcher, how: str) -> None:
+    life = str(launcher.builder.program("life.c", flags=[*FLAGS, "-DWITH_POINT"]))
+    words = [life, "exit", "7", "-1"] if how == "exit" else [life, "die", str(signal.SIGTERM.value), "1"]
+    plain = launcher.run(words, N)
+    ours = launcher.run(words, N, pspawn=APP)
+    assert plain.rc == ours.rc != 0, f"{plain}\n{ours}"
+    assert_forked(ours.report, N, "app")
+
+
+def test_a_stub_that_is_killed_takes_its_rank_with_it(launcher: Launcher) -> None:
+    file = launcher.directory / "starts"
+    life = str(launcher.builder.program("life.c", flags=[*FLAGS, "-DWITH_POINT"]))
+    started = launcher.start([life, "wait", str(file)], N, pspawn=APP)
+    assert processes.wait_until(lambda: len(processes.starts(file)) == N, 20), started.finish(20)
+    os.kill(processes.stubs(launcher.mark)[0].pid, signal.SIGKILL)
+    run = started.finish(20)
+    assert run.rc != 0, run
+
+
+# ---- examples ----
+
+
+def test_the_example_in_c(one_launcher: Launcher) -> None:
+    build = one_launcher.directory / "build"
+    subprocess.run(["make", "-s", "-C", TOP / "examples", f"BUILD={build}", f"{build}/app_point"], check=True)
+    plain = one_launcher.run([str(build / "app_point")], N)
+    ours = one_launcher.run([str(build / "app_point")], N, pspawn=APP)
+    assert plain.stdout.count("all done by itself") == N, plain
+    assert ours.stdout.count("1857859 primes, 0.0") == N and ours.stdout.count("forked at the point") == N, ours
+    assert_forked(ours.report, N, "app")
+
+
+def test_the_example_in_python(one_launcher: Launcher) -> None:
+    ours = one_launcher.run([sys.executable, str(TOP / "examples/app_point.py")], N, pspawn=APP)
+    assert ours.stdout.count("3000000 squares, 0.0") == N and ours.stdout.count("forked at the point") == N, ours
+    assert_forked(ours.report, N, "app")
+
+
+def test_the_example_of_a_program_that_knows_nothing_of_it(one_launcher: Launcher) -> None:
+    env = {"MPI4PY_MPIABI": "openmpi", "MPI4PY_LIBMPI": "libmpi.so.40"}
+    ours = one_launcher.run([sys.executable, str(TOP / "examples/numpy_mpi.py")], N, env=env, pspawn=Pspawn("auto"))
+    assert ours.stdout.count(f" of {N}: sum 6, ") == N, ours
+    assert_forked(ours.report, N, "warm")

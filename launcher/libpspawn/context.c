@@ -163,7 +163,7 @@ static int clone_child(struct pspawn_context *ctx, struct child *c)
 	ctx->pid = clone(child_main, stack + CHILD_STACK, CLONE_VM | CLONE_VFORK | SIGCHLD, c);
 	err = ctx->pid < 0 ? errno : c->err;
 	sys_sigmask(SIG_SETMASK, &old, NULL);
-	munmap(stack, CHILD_STACK);
+	pspawn_free_stack(stack, CHILD_STACK);
 	if (err == 0)
 		return 0;
 	if (ctx->pid > 0) {

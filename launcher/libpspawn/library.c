@@ -920,7 +920,7 @@ static int exec_group(struct pspawn_vector *v, const struct group *group)
 	take_parent(&have);
 	for (size_t i = 0; i < group->n; i++)
 		exec_task(&v->tasks[group->members[i]], &have, stack);
-	munmap(stack, CHILD_STACK);
+	pspawn_free_stack(stack, CHILD_STACK);
 	return 0;
 }
 

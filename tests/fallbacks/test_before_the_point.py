@@ -1,4 +1,4 @@
-"""What a program must not do before its own fork point: it is found out and named, nobody hangs, nothing is left behind,
+"""What a program must not do before its own fork point: it is found out and named, nobody hangs, nothing is left,
 and the ranks are started at a lower fork point and print what they print in a plain launch.
 """
 

@@ -108,6 +108,10 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Old:
     shutil.copy(PROGRAMS / "life.c", work)
     old.checked("make", "-s", "-C", "/work/launcher", "CC=gcc", "DEST=/work/native")
     old.checked("gcc", "-o", "/work/life", "/work/life.c")
+    shutil.copy(PROGRAMS / "point.c", work)
+    for name, how in (("pie", ["-pie"]), ("no-pie", ["-fno-pie", "-no-pie"])):
+        words = ["-I/work/native/include", *how, "-pthread", "-o", f"/work/point-{name}", "/work/point.c"]
+        old.checked("gcc", *words)
     old.checked("gcc", "-pthread", "-Wl,--no-as-needed", "-o", "/work/life-pthread", "/work/life.c")
     return old
 
@@ -140,6 +144,15 @@ def test_built_there_a_program_with_libpthread_has_no_preinit(old: Old) -> None:
     done, report = old.launch("/work/native", "preinit", "/work/life-pthread", "hello")
     assert (done.returncode, sorted(done.stdout.splitlines())) == (0, HELLO), done
     reports.assert_exec(report, 2, HAS_NO_INITFIRST)
+
+
+@pytest.mark.parametrize("how", ["pie", "no-pie"])
+def test_built_there_a_program_is_forked_at_its_own_point(old: Old, how: str) -> None:
+    """The header needs no library: dlsym(3) would be in libdl here."""
+    done, report = old.launch("/work/native", "app", f"/work/point-{how}", "")
+    tail = "table 4718580 forked 1 again 0 MADE=(null) CHANGED=(null) REMOVED=(null)"
+    assert (done.returncode, sorted(done.stdout.splitlines())) == (0, [f"rank {k} {tail}" for k in range(2)]), done
+    reports.assert_forked(report, 2, "app", contexts=1)
 
 
 @pytest.mark.parametrize("fork_point", ["auto", "preinit", "main"])

@@ -1,5 +1,5 @@
-"""Libraries of docs/fork-safety.md that can be had here, at work before the fork point: what each leaves is found out, or
-does no harm; each rank uses the library again and gets the same result.
+"""Libraries of docs/fork-safety.md that can be had here, at work before the fork point: what each leaves is found
+out, or does no harm; each rank uses the library again and gets the same result.
 
 The kernel's view is what counts, so a GPU's or an RDMA device's own driver would be needed to try theirs: not here.
 """

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from support import processes
+from support.build import TOP
 from support.mpi import Launcher, Pspawn, Started
 from support.report import assert_forked
 
@@ -28,6 +29,7 @@ CALLS = [
     pytest.param(STREAMED, id="streamed"),
     pytest.param(Pspawn("preinit", door="none"), id="preinit"),
     pytest.param(Pspawn("main", door="none"), id="main", marks=pytest.mark.long),
+    pytest.param(Pspawn("app", door="none"), id="app", marks=pytest.mark.long),
 ]
 
 
@@ -37,7 +39,8 @@ def stopped(mark: str) -> list[int]:
 
 def stop_in(launcher: Launcher, state: str, pspawn: Pspawn, file: Path) -> tuple[Started, int]:
     """Start ranks that stay for 0.3 s; come back when rank 1's stub, or the gatherer, has stopped itself."""
-    life = str(launcher.builder.program("life.c"))
+    flags = ["-DWITH_POINT", f"-I{TOP}/launcher/libpspawn/include"] if pspawn.fork_point == "app" else []
+    life = str(launcher.builder.program("life.c", flags=flags))
     rank = launcher.mpi.rank_variable
     chosen = f'case ${rank} in 1) s={state};; *) s=none;; esac; export PSPAWN_TEST_STOP=$s; exec "$@"'
     if state.startswith("gather"):

@@ -12,6 +12,7 @@
 //   take BYTES           rank 0 copies so much, without waiting for the end of file
 //   flood BYTES         this many bytes to standard output, in lines that name rank and number
 //   stop FILE           as wait, but dies of SIGTERM only after writing "term <rank>\n" to FILE
+// With -DWITH_POINT: the application's own fork point comes before all that.
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -25,6 +26,9 @@
 #include <unistd.h>
 #ifdef WITH_MPI
 #include <mpi.h>
+#endif
+#ifdef WITH_POINT
+#include <pspawn_point.h>
 #endif
 
 static int rank, size;
@@ -114,6 +118,9 @@ static void copy(long bytes)
 
 int main(int argc, char **argv)
 {
+#ifdef WITH_POINT
+	pspawn_point();
+#endif
 	// An inherited record, written before anything else: what stands there has started.
 	if (argc > 2 && strstr("once wait linger stop", argv[1])) {
 		static const char *const ranks[] = {"OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID",

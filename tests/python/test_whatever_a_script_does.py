@@ -185,7 +185,7 @@ def test_a_local_module(one_launcher: Launcher, name: str, tmp_path: Path) -> No
     (tmp_path / "app.py").write_text("import local\n" + SAY.replace("VALUE", module.value))
     env = {"LOCAL_OLD": "old", "LOCAL_OTHER": "other"}
     # two ranks that die of a signal may be told from one (docs/fidelity.md)
-    n = 4 if "rank-3" in name else 1 if name in ("abort", "segfault", "KeyboardInterrupt", "SIGKILL") else 2
+    n = 4 if "rank-3" in name else 1 if name in ("abort", "segfault", "KeyboardInterrupt", "SIGKILL", "SIGTERM") else 2
     plain, ours = as_plain(one_launcher, [tmp_path / "app.py"], n, env=env)
     assert ("SyntaxError" in plain.stderr) == (name == "SyntaxError"), plain
     assert_forked(ours.report, n, "warm", contexts=1)

@@ -144,7 +144,7 @@ class Watcher:
             if running:
                 # without MPI_Init its import is harmless, see mpi4py's documentation of mpi4py.rc
                 if modules["mpi4py"].rc.initialize is False:
-                    return None
+                    return
                 give_up("the program imported mpi4py.MPI, which calls MPI_Init, before its fork point")
             wants_mpi = True
             raise ImportError("mpi4py.MPI is not imported in a proxy")
@@ -202,10 +202,12 @@ def look_at(event, args):
         if isinstance(arg, str) and "__pycache__" in arg:
             return
     if event == "open":
-        path, _, flags = (*args, None, None, None)[:3]
+        path, _mode, flags = (*args, None, None, None)[:3]
+        if isinstance(path, bytes):
+            path = path.decode("utf-8", "surrogateescape")
         writes = isinstance(flags, int) and flags & 0o103  # O_WRONLY, O_RDWR, O_CREAT; the same on all of Linux
-        if writes and isinstance(path, (str, bytes)) and not str(path).lstrip("b'").startswith("/dev/"):
-            give_up("the program opened a file for writing: " + str(path))
+        if writes and isinstance(path, str) and not path.startswith("/dev/"):
+            give_up("the program opened a file for writing: " + path)
     elif event in ("os.remove", "os.rename", "os.rmdir", "os.link", "os.symlink", "os.truncate"):
         give_up("the program changed files (" + event + "): " + str(args[0]))
     elif event in ("subprocess.Popen", "os.system", "os.posix_spawn", "os.fork", "os.forkpty", "os.exec", "pty.spawn"):
