@@ -223,9 +223,7 @@ def test_placement_is_measured_against_limits() -> None:
 # --- arguments ---
 
 
-@pytest.mark.parametrize(
-    "words", [[], ["vector"], ["mpirun"], ["trampoline"], ["numa"], ["python"], ["mpi-init"]]
-)
+@pytest.mark.parametrize("words", [[], ["vector"], ["mpirun"], ["trampoline"], ["numa"], ["python"], ["mpi-init"]])
 def test_help_has_examples(words: list[str]) -> None:
     result = bench(*words, "--help")
     assert result.exit_code == 0

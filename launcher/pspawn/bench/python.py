@@ -111,7 +111,9 @@ class Started:
         sample = dict(self.caller.ask(request))
         stamps = _launchers.read_stamps(self.stamps)
         if len(stamps) % self.processes or not stamps:
-            raise BenchError(f"{len(stamps)} of {self.processes} processes came to their first own line")
+            raise BenchError(
+                f"{len(stamps)} of {self.processes} processes came to their first own line; the others failed"
+            )
         return sample, stamps
 
     def to_first_line(self, request: str) -> Sample:

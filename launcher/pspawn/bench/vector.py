@@ -30,7 +30,11 @@ class Asked:
 
     def __init__(self, words: Sequence[str], env: dict[str, str] | None = None) -> None:
         self.words = words
-        self.process = subprocess.Popen(words, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+        # Of processes that fail there are too few stamps: 64 tracebacks say no more.
+        errors = subprocess.DEVNULL if env else None
+        self.process = subprocess.Popen(
+            words, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, bufsize=0
+        )
         self.proxies: list[int] = []
         self._rest = b""
         ready = self._line().split()
