@@ -535,7 +535,7 @@ static int new_context(struct gatherer *g, int pair, int domain)
 		fail_context(c, "no room to watch the proxy");
 	}
 	c->c.argc = (int)p->a.key.argc; /* of a script, what the kernel has made of it */
-	warm_look_up(g, c); /* while the proxy starts */
+	warm_look_up(g, c);		/* while the proxy starts */
 	free(argv);
 	free(env);
 	return g->ncontexts++;

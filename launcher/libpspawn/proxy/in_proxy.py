@@ -144,7 +144,7 @@ class Watcher:
             if running:
                 # without MPI_Init its import is harmless, see mpi4py's documentation of mpi4py.rc
                 if modules["mpi4py"].rc.initialize is False:
-                    return
+                    return None
                 give_up("the program imported mpi4py.MPI, which calls MPI_Init, before its fork point")
             wants_mpi = True
             raise ImportError("mpi4py.MPI is not imported in a proxy")
