@@ -49,7 +49,7 @@ OPTIONS = (
         "fork-point",
         "choice",
         "Where ranks are forked: before constructors (preinit), before main (main), with preloads or before a Python"
-        " script (warm), where the application calls pspawn_point() (app), or not at all (exec).",
+        " script (warm), at the application's pspawn_point() (app), or not at all (exec).",
         "--pspawn-fork-point main",
         ("auto", "exec", "preinit", "main", "warm", "app"),
     ),
