@@ -1,7 +1,7 @@
 # What a proxy does in Python: imports before the fork point, and what a fork needs to be a fresh interpreter.
 #
 # Compiled and run by python.c in a dictionary of its own, which holds begin, end, give_up, load, note, environ, argv.
-# The interpreter may be any CPython from 3.8 on. Nothing of this is to be seen in a rank: no module is imported that
+# The interpreter may be any CPython from 3.9 on. Nothing of this is to be seen in a rank: no module is imported that
 # stays in sys.modules, nothing is left in __main__.
 import sys
 
@@ -571,7 +571,7 @@ def renew_stream(name):
     else:
         size = getattr(raw, "_blksize", 0)
         buffered.__init__(raw, size if size > 1 else io.DEFAULT_BUFFER_SIZE)
-    line_buffering = not write_through and (raw.isatty() or (fd == 2 and sys.version_info >= (3, 9)))
+    line_buffering = not write_through and (raw.isatty() or (fd == 2))
     stream.__init__(buffered, encoding, errors, "\n", line_buffering, write_through)
     stream.mode = "r" if fd == 0 else "w"
 

@@ -1,7 +1,7 @@
 /*
  * python.c - stops a CPython interpreter between its start and its script, and makes a fork of it a fresh interpreter.
  *
- * The place is an audit event, cpython.run_file and its siblings (PEP 578; Modules/main.c, 3.8 and later): the
+ * The place is an audit event, cpython.run_file and its siblings (PEP 578; Modules/main.c; 3.9 and later here): the
  * interpreter is up, site has run, the script has not begun. What has to be done in Python is in in_proxy.py. CPython's
  * headers are not needed: the few functions are found by name, in whatever version this process is.
  */
@@ -11,6 +11,7 @@
 #include <limits.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include "proxy.h"
@@ -269,9 +270,19 @@ int pspawn_random_is_renewed(const void *caller)
 	return renewed;
 }
 
+/* The word may be anything: the kernel looks whether it points to something. */
+static int is_entry(void *at, int (*hook)(const char *, PyObject *, void *))
+{
+	void *entry[2] = {NULL, NULL};
+	struct iovec here = {entry, sizeof entry}, there = {at, sizeof entry};
+
+	return process_vm_readv(sys_getpid(), &here, 1, &there, 1, 0) == (ssize_t)sizeof entry &&
+	       entry[1] == (void *)(uintptr_t)hook;
+}
+
 /*
  * CPython has no call that takes an audit hook away. It keeps them in a list in _PyRuntime, and the first that is added
- * changes one word there: from NULL to an entry of {next, hook, data} (Python/sysmodule.c, 3.8 to 3.13). A rank clears
+ * changes one word there: from NULL to an entry of {next, hook, data} (Python/sysmodule.c, 3.9 to 3.13). A rank clears
  * that word again: an event without hooks costs nothing, -v does not speak of any, and -X dev does not free, with its
  * checking allocator, an entry that was allocated before it was set up.
  */
@@ -281,7 +292,6 @@ static void add_hook(int (*hook)(const char *, PyObject *, void *))
 	ElfW(Sym) *symbol = NULL;
 	Dl_info info;
 	size_t size = 0;
-	int changed = 0;
 
 	if (runtime && dladdr1(runtime, &info, (void **)&symbol, RTLD_DL_SYMENT) && symbol)
 		size = symbol->st_size;
@@ -289,15 +299,10 @@ static void add_hook(int (*hook)(const char *, PyObject *, void *))
 		before = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (before != MAP_FAILED)
 		memcpy(before, runtime, size);
-	if (py.add_hook(hook, NULL) != 0)
-		py.add_hook = NULL;
+	py.add_hook(hook, NULL);
 	for (size_t at = 0; before != MAP_FAILED && at + sizeof(void *) <= size; at += sizeof(void *))
-		if (memcmp(before + at, runtime + at, sizeof(void *)) != 0) {
+		if (memcmp(before + at, runtime + at, sizeof(void *)) != 0 && is_entry(*(void **)(runtime + at), hook))
 			first_hook = (void **)(runtime + at);
-			changed++;
-		}
-	if (changed != 1 || ((void **)*first_hook)[1] != (void *)(uintptr_t)hook)
-		first_hook = NULL;
 	if (before != MAP_FAILED)
 		munmap(before, size);
 }
@@ -484,6 +489,9 @@ static const char *const read_by_libc[] = {"LC_ALL",	  "LC_CTYPE", "LANG", "LANG
 
 static int find_functions(void)
 {
+	/* 3.8, which has no such function, frees under -X dev what it allocated before its start otherwise */
+	if (!dlsym(RTLD_DEFAULT, "PyObject_CallNoArgs"))
+		return 0;
 	for (size_t i = 0; i < sizeof functions / sizeof *functions; i++) {
 		void *symbol = dlsym(RTLD_DEFAULT, functions[i].name);
 
@@ -503,8 +511,8 @@ int pspawn_await_script(void)
 	if (!find_functions())
 		return 0;
 	add_hook(hook);
-	if (!py.add_hook)
-		return 0;
+	if (!first_hook) /* an interpreter that frees the entry would die of it under -X dev */
+		pspawn_give_up("this version of Python does not show its audit hooks");
 	is_armed = 1;
 	/* libc reads these without getenv(3) when Python sets its locale and its time zone */
 	for (size_t i = 0; i < sizeof read_by_libc / sizeof *read_by_libc; i++)
