@@ -170,6 +170,13 @@ void pspawn_check_before_climb(void)
 	nice_before = sys2(__NR_getpriority, 0, 0);
 }
 
+void pspawn_check_knows_fd(int fd)
+{
+	for (int k = 0; k < nfds_before && k < MAX_FDS; k++)
+		if (fds_before[k] == fd)
+			opened_before[k] = what_is(fd);
+}
+
 static int check_asked(struct raw_text *reason)
 {
 	const struct pspawn_batch *batch = pspawn_proxy.batch;

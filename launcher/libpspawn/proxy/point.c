@@ -159,6 +159,7 @@ static void replace_stdin(void)
 	if (sys_write(fd, "\n", 1) == 1 && lseek(fd, 0, SEEK_SET) == 0)
 		sys_dup3(fd, 0, 0);
 	sys_close(fd);
+	pspawn_check_knows_fd(0);
 }
 
 int pspawn_has_read_stdin(void)

@@ -117,6 +117,8 @@ HIDDEN void pspawn_renew_libnuma(void);
 /* check.c: each writes a reason and returns -1 if this process must not be forked from. */
 HIDDEN int pspawn_check_preinit(struct raw_text *reason);
 HIDDEN void pspawn_check_before_climb(void);
+/* It was us who put another file at this number since then. */
+HIDDEN void pspawn_check_knows_fd(int fd);
 HIDDEN int pspawn_check_climbed(struct raw_text *reason);
 /* Of those checks the ones that can be made between preloads. */
 HIDDEN int pspawn_check_between(struct raw_text *reason);
