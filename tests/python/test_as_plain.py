@@ -142,9 +142,14 @@ def test_each_version(one_launcher: Launcher, version: str, form: str, tmp_path:
 @hydra
 @pytest.mark.may_skip
 @pytest.mark.long
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("option", OPTIONS)
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize(
+    ("version", "option", "form"),
+    [  # each form with each option once, each of them with every version
+        (VERSIONS[(i + k) % len(VERSIONS)], option, form)
+        for i, form in enumerate(FORMS)
+        for k, option in enumerate(OPTIONS)
+    ],
+)
 def test_every_form_with_every_option(
     one_launcher: Launcher, version: str, option: str, form: str, tmp_path: Path
 ) -> None:
