@@ -37,10 +37,17 @@ def pytest_configure(config: pytest.Config) -> None:
 
 # Large matrices over launchers: in `make test` with Open MPI 4 and MPICH 4; their successors follow in `make test-all`.
 # What a launcher does by itself (exit codes, streams, command lines) stays with all four.
-LARGE = """
-    test_a_rank_that_dies_early test_any_moment test_app_point test_before_the_point test_fidelity test_libraries
-    test_pairs test_signals_to_mpirun test_states_of_the_protocol
-""".split()
+LARGE = (
+    "test_a_rank_that_dies_early",
+    "test_any_moment",
+    "test_app_point",
+    "test_before_the_point",
+    "test_fidelity",
+    "test_libraries",
+    "test_pairs",
+    "test_signals_to_mpirun",
+    "test_states_of_the_protocol",
+)
 
 
 @pytest.hookimpl(tryfirst=True)
