@@ -713,6 +713,24 @@ static const char *arrive(void)
 	return NULL;
 }
 
+/* Has somebody asked this process to end? All signals are blocked; the rank that is not there yet could not be told. */
+static int is_told_to_end(void)
+{
+	static const uint8_t fatal[] = {1 /* SIGHUP */, 2 /* SIGINT */, 3 /* SIGQUIT */, 15 /* SIGTERM */};
+	uint64_t pending = 0, action[4];
+
+	sys2(__NR_rt_sigpending, &pending, 8);
+	for (size_t i = 0; i < sizeof fatal; i++) {
+		uint64_t bit = 1ull << (fatal[i] - 1);
+
+		action[0] = 1;
+		if (pending & bit & ~stub.sigmask && sys4(__NR_rt_sigaction, fatal[i], NULL, action, 8) == 0 &&
+		    action[0] == 0)
+			return 1;
+	}
+	return 0;
+}
+
 /* Waits for the gatherer's word. Its heartbeats mean that it works; silence for the deadline means a plain launch. */
 static const char *await_prepared(struct gather_msg *msg)
 {
@@ -725,6 +743,8 @@ static const char *await_prepared(struct gather_msg *msg)
 
 		if (n == -EINTR)
 			continue;
+		if (is_told_to_end())	/* imports may take minutes */
+			exec_plainly(); /* it does not come so far: the signal is let in before */
 		if (n == 0)
 			return "the gatherer was silent for longer than the deadline";
 		n = raw_recv(stub.sock, msg, sizeof *msg, NULL, NULL, RAW_MSG_DONTWAIT);

@@ -22,6 +22,20 @@ def climbers(mark: str) -> list[processes.Process]:
     return [p for p in processes.of_test(mark) if p.ppid in below and processes.has_proxy_object(p.pid)]
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("one_launcher", [pytest.param("openmpi4", marks=pytest.mark.long), "mpich4"], indirect=True)
+def test_a_signal_to_mpirun_ends_a_launch_that_still_climbs(one_launcher: Launcher, number: int) -> None:
+    hang = one_launcher.builder.library("habit.c", flags=["-DHABIT_HANG"], libs=["-pthread"])
+    file = one_launcher.directory / "starts"
+    life = str(one_launcher.builder.program("life.c"))
+    pspawn = Pspawn("warm", door="direct", options=(f"--pspawn-preload={hang}", "--pspawn-timeout=60"))
+    started = one_launcher.start([life, "linger", str(file), "100"], N, pspawn=pspawn)
+    assert processes.wait_until(lambda: len(climbers(one_launcher.mark)) == 2, 20), "no two climbers"
+    started.process.send_signal(number)
+    run = started.finish(20)
+    assert run.rc != 0 and not processes.starts(file), run
+
+
 VICTIMS: dict[str, Callable[[str], list[processes.Process]]] = {
     "climber": climbers,
     "proxy": lambda mark: [p for p in processes.proxies(mark) if p.comm == "pspawn-proxy"],
