@@ -104,6 +104,8 @@ static int set_trap(struct trap *trap, int index)
 	return 1;
 }
 
+static uint64_t before_traps[4]; /* the kernel's struct sigaction of SIGSEGV */
+
 static void block_faults(int how)
 {
 	uint64_t set = 1ull << (SIGSEGV - 1);
@@ -127,6 +129,7 @@ static void set_traps(void)
 			ntraps += set_trap(&traps[ntraps], i);
 	if (!ntraps)
 		return;
+	sys4(__NR_rt_sigaction, SIGSEGV, NULL, before_traps, 8);
 	sigaction(SIGSEGV, &action, NULL);
 	block_faults(1 /* SIG_UNBLOCK */); /* in a proxy all signals are blocked: a fault would kill at once */
 }
@@ -140,7 +143,7 @@ static void remove_traps(void)
 		sys_munmap(traps[i].pages, 2 * PAGE);
 	}
 	if (ntraps && sigaction(SIGSEGV, NULL, &now) == 0 && now.sa_flags & SA_SIGINFO && now.sa_sigaction == on_fault)
-		signal(SIGSEGV, SIG_DFL);
+		sys4(__NR_rt_sigaction, SIGSEGV, before_traps, NULL, 8); /* libc would leave flags of its own */
 	if (traps)
 		sys_munmap(traps, traps_bytes);
 	traps = NULL;
