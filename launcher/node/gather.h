@@ -170,6 +170,8 @@ void warm_note_dropped(struct gatherer *g, struct context *c);
 /* warm.c: for the report: a recording was asked for, and why there is none; NULL: there is. */
 void warm_recorded(struct gatherer *g, const char *reason);
 
+/* image.c: a variable of the rank's environment, or NULL. */
+const char *pair_variable(const struct pair *pair, const char *name);
 /* image.c: a script of a Python interpreter (#!) becomes that interpreter, with the arguments that the kernel would give it,
  * or env(1). Others are left as they are. */
 void image_resolve_script(struct pair *pair);

@@ -113,7 +113,7 @@ static bool read_shebang(int fd, char *line, const char **interpreter, const cha
 	return **interpreter == '/';
 }
 
-static const char *find_variable(const struct pair *pair, const char *name)
+const char *pair_variable(const struct pair *pair, const char *name)
 {
 	size_t len = strlen(name);
 
@@ -126,7 +126,7 @@ static const char *find_variable(const struct pair *pair, const char *name)
 /* As env(1) does by execvp(3), for an absolute PATH; the path, owned by the caller, or NULL. */
 static char *find_on_path(const struct pair *pair, const char *name)
 {
-	const char *dirs = find_variable(pair, "PATH");
+	const char *dirs = pair_variable(pair, "PATH");
 
 	while (dirs && *dirs) {
 		int len = (int)strcspn(dirs, ":");

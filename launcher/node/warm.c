@@ -18,19 +18,9 @@
 
 /* ---- profiles ---- */
 
-static const char *variable(const struct pair *p, const char *name)
-{
-	size_t len = strlen(name);
-
-	for (const char *s = p->env; s < p->env + p->a.env_bytes; s += strlen(s) + 1)
-		if (strncmp(s, name, len) == 0 && s[len] == '=')
-			return s + len + 1;
-	return NULL;
-}
-
 static int open_cache(const struct pair *p, bool make)
 {
-	return profile_cache(variable(p, "XDG_CACHE_HOME"), variable(p, "HOME"), make);
+	return profile_cache(pair_variable(p, "XDG_CACHE_HOME"), pair_variable(p, "HOME"), make);
 }
 
 static bool wants_record(const struct pair *p, const struct profile *profile)
