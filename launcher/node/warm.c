@@ -134,35 +134,51 @@ struct list {
 	size_t bytes, room;
 };
 
-static void append(struct list *list, const char *name, size_t len)
+static bool append(struct list *list, const char *name, size_t len)
 {
 	char text[PSPAWN_PRELOAD_LEN];
 	size_t n = pspawn_preload_text(name, len, text, sizeof text);
 	char *more = n && list->bytes + n > list->room ? realloc(list->text, 2 * (list->bytes + n)) : list->text;
 
 	if (!n || !more)
-		return;
+		return false;
 	if (list->bytes + n > list->room)
 		list->room = 2 * (list->bytes + n);
 	list->text = more;
 	memcpy(more + list->bytes, text, n);
 	list->bytes += n;
+	return true;
 }
 
-static char *named_preloads(const char *encoded, size_t *bytes)
+/* Lines of name and reason, as a proxy's own drops are noted; once, however often the list is made. */
+static void note_too_long(struct context *c, const char *name, size_t len)
+{
+	char line[256];
+	size_t at = strlen(c->c.dropped);
+
+	snprintf(line, sizeof line, "%.*s...\nits name is too long (%zu bytes)\n", len < 60 ? (int)len : 60, name, len);
+	if (!strstr(c->c.dropped, line) && at + strlen(line) < sizeof c->c.dropped)
+		strcpy(c->c.dropped + at, line);
+}
+
+static char *named_preloads(struct context *c, const char *encoded, size_t *bytes)
 {
 	struct list list = {NULL, 0, 0};
-	char names[65536];
+	size_t size = strlen(encoded) + 1;
+	char *names = malloc(size);
 	const char *s = names;
 
-	percent_decode(encoded, names, sizeof names);
+	if (!names)
+		return NULL;
+	percent_decode(encoded, names, size);
 	while (*s) {
 		size_t len = strcspn(s, ",");
 
-		if (len && !(len == 4 && strncmp(s, "none", 4) == 0))
-			append(&list, s, len);
+		if (len && !(len == 4 && strncmp(s, "none", 4) == 0) && !append(&list, s, len))
+			note_too_long(c, s, len);
 		s += len + (s[len] == ',');
 	}
+	free(names);
 	*bytes = list.bytes;
 	return list.text;
 }
@@ -189,10 +205,10 @@ char *warm_preloads(const struct gatherer *g, struct context *c, size_t *bytes)
 	const char *preload = g->pairs[c->model]->preload;
 
 	if (*preload)
-		return named_preloads(preload, bytes);
+		return named_preloads(c, preload, bytes);
 	if (c->profile.known)
 		return profiled_preloads(c, bytes);
-	return named_preloads("auto,recipe", bytes);
+	return named_preloads(c, "auto,recipe", bytes);
 }
 
 /*

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -79,8 +80,12 @@ def test_what_cannot_be_loaded_is_named(one_launcher: Launcher, missing: str) ->
     run = launch(one_launcher, ["libm.so.6", missing])
     assert_forked(run.report, N, "warm")
     for context in contexts(run):
-        if len(missing) < 500:  # longer ones are no preload at all
-            assert context["dropped"][0]["name"] == missing, context
+        (dropped,) = context["dropped"]
+        if len(missing) < 500:
+            assert dropped["name"] == missing, context
+        else:
+            assert missing.startswith(dropped["name"].removesuffix("...")), context
+            assert dropped["reason"] == f"its name is too long ({len(missing)} bytes)", context
         assert context["preloaded"] >= 1, context
 
 
@@ -95,6 +100,21 @@ def test_one_with_a_long_name_is_not_dropped_in_silence(one_launcher: Launcher) 
         (dropped,) = context["dropped"]
         assert dropped["name"].startswith("...d") and dropped["name"].endswith("d/libfar.so"), context
         assert_names(dropped["reason"], HABITS["THREAD"])
+
+
+def test_one_that_crashes_leaves_no_core(one_launcher: Launcher) -> None:
+    pattern = Path("/proc/sys/kernel/core_pattern").read_text().strip()
+    if not pattern.startswith("core"):
+        pytest.skip(f"core_pattern is {pattern!r}, so cores do not go to the working directory")
+    bad = habit(one_launcher, "CRASH")
+    limit = ["sh", "-c", 'ulimit -c 4096; exec "$@"', "sh"]
+    pspawn = Pspawn("warm", options=(f"--pspawn-preload={bad}",))
+    app = [sys.executable, "-c", "import resource; print(resource.getrlimit(resource.RLIMIT_CORE)[0])"]
+    run = one_launcher.run(app, 2, before=limit, pspawn=pspawn)
+    assert_forked(run.report, 2, "warm")
+    assert [d["name"] for context in contexts(run) for d in context["dropped"]] == [bad] * len(contexts(run))
+    assert run.stdout.split() == [str(4096 * 512)] * 2, run  # sh counts in blocks of 512 bytes
+    assert not list(one_launcher.directory.glob("core*")), run
 
 
 def test_several_bad_ones_are_all_dropped(one_launcher: Launcher) -> None:

@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -39,6 +40,7 @@ static size_t changes_bytes;
 /* The proxy's own CPUs: on the way up it has those of a rank. */
 static uint8_t own_cpus[PSPAWN_CPU_BYTES];
 static long own_cpus_bytes;
+static struct raw_rlimit core_limit; /* what the climber had before it was kept from dumping core */
 
 static void __attribute__((noreturn)) tell(char verdict, const char *reason)
 {
@@ -74,6 +76,26 @@ int pspawn_begin_preload(const char *preload)
 	return 1;
 }
 
+/* A preload that crashes is dropped, and nobody asked for its core: it would be left behind. */
+static void forbid_core(void)
+{
+	struct raw_rlimit none;
+
+	if (sys_prlimit(RLIMIT_CORE, NULL, &core_limit) < 0 || !core_limit.cur)
+		return;
+	none = (struct raw_rlimit){0, core_limit.max};
+	sys_prlimit(RLIMIT_CORE, &none, NULL);
+}
+
+/* Unless the program itself has set another one meanwhile. */
+static void allow_core(void)
+{
+	struct raw_rlimit now;
+
+	if (core_limit.cur && sys_prlimit(RLIMIT_CORE, NULL, &now) == 0 && !now.cur && now.max == core_limit.max)
+		sys_prlimit(RLIMIT_CORE, &core_limit, NULL);
+}
+
 void pspawn_end_preload(void)
 {
 	char reason[PSPAWN_REASON_LEN] = "";
@@ -85,8 +107,10 @@ void pspawn_end_preload(void)
 		const char *actor = pspawn_proxy.actor;
 
 		pspawn_proxy.actor = "it"; /* its name goes before */
+		allow_core();
 		if (pspawn_check_between(&text) < 0)
 			pspawn_give_up(reason);
+		forbid_core();
 		pspawn_proxy.actor = actor;
 	}
 	pspawn_proxy.loaded++;
@@ -198,13 +222,12 @@ static int has_ended(pid_t pid)
 	return waitid(P_PID, (id_t)pid, &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid == pid;
 }
 
-/* Waits for the climber's verdict; its first byte, the reason in `text`. 0: it ended without one; -1: silence. */
-static int await_verdict(pid_t pid, int end, const struct pspawn_msg *climb, char *text, size_t size)
+/* Waits for the climber's verdict, until `last` at most; its first byte, the reason in `text`. 0: it ended without one; -1:
+ * silence. */
+static int await_verdict(pid_t pid, int end, const struct pspawn_msg *climb, int64_t last, char *text, size_t size)
 {
 	struct raw_pollfd wait[2] = {{end, RAW_POLLIN, 0}, {pspawn_proxy.sock, 0, 0}};
-	int64_t silence = (int64_t)climb->first * 1000, now = raw_monotonic_us(), limit = now + silence;
-	/* constructors have had one deadline for all from the beginning; a script's imports, or a set-up, may take longer */
-	int64_t last = climb->fork_point == PSPAWN_MAIN ? limit : now + LONGEST_CLIMB * silence;
+	int64_t silence = (int64_t)climb->first * 1000, now, limit = raw_monotonic_us() + silence;
 	long progress = -1, n;
 
 	for (;;) {
@@ -278,11 +301,12 @@ static void begin_climb(const struct pspawn_msg *climb, int memfd, int verdict)
 		sys3(__NR_sched_setaffinity, 0, slot->cpus_bytes, (char *)p->batch + slot->cpus);
 	pspawn_check_before_climb();
 	pspawn_start_recording();
+	forbid_core();
 }
 
 /* One attempt; 1 in the climber, else 0 with the verdict. */
-static int attempt(const struct pspawn_msg *climb, int memfd, const struct pspawn_batch *batch, int *verdict,
-		   char *text, size_t size)
+static int attempt(const struct pspawn_msg *climb, int memfd, const struct pspawn_batch *batch, int64_t last,
+		   int *verdict, char *text, size_t size)
 {
 	int ends[2];
 	pid_t pid;
@@ -301,7 +325,7 @@ static int attempt(const struct pspawn_msg *climb, int memfd, const struct pspaw
 	sys_close(ends[1]);
 	if (pid > 0)
 		pspawn_say(PSPAWN_MSG_CLIMBS, 0, "", (uint32_t)pid);
-	*verdict = pid < 0 ? -2 : await_verdict(pid, ends[0], climb, text, size);
+	*verdict = pid < 0 ? -2 : await_verdict(pid, ends[0], climb, last, text, size);
 	if (*verdict == VERDICT_REACHED)
 		sys_exit(0);
 	sys_close(ends[0]);
@@ -316,6 +340,7 @@ __attribute__((noinline)) int pspawn_climb(void)
 {
 	struct pspawn_msg climb;
 	int memfd, nfds = 1, verdict;
+	int64_t last;
 	char text[PSPAWN_REASON_LEN + 1];
 	const char *why = text + 1;
 	const struct pspawn_batch *batch;
@@ -326,9 +351,11 @@ __attribute__((noinline)) int pspawn_climb(void)
 	batch = sys_mmap(NULL, climb.size, PROT_READ, MAP_SHARED, memfd, 0);
 	if (raw_map_failed(batch) || climb.size < sizeof *batch)
 		sys_exit(1);
+	/* Constructors have one deadline; a script's imports, or a set-up, may take longer, but all attempts together so long. */
+	last = raw_monotonic_us() + (climb.fork_point == PSPAWN_MAIN ? 1 : LONGEST_CLIMB) * (int64_t)climb.first * 1000;
 	pspawn_proxy.careful = 0;
 	for (;;) {
-		if (attempt(&climb, memfd, batch, &verdict, text, sizeof text))
+		if (attempt(&climb, memfd, batch, last, &verdict, text, sizeof text))
 			return 1;
 		if (verdict == VERDICT_REFUSED || verdict == -2)
 			break;
@@ -449,6 +476,7 @@ void pspawn_arrive(void)
 		tell(VERDICT_REFUSED, "the program forked, and its child came to the fork point");
 	sys_prctl(PR_SET_NAME, (unsigned long)"pspawn-proxy", 0, 0, 0); /* also what a fork in the checks is called */
 	pspawn_pause_program();
+	allow_core();
 	if (check(&text) < 0)
 		tell(p->loaded && !p->careful ? VERDICT_CAREFULLY : VERDICT_REFUSED, reason);
 	pspawn_end_program();
