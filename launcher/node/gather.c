@@ -1639,7 +1639,13 @@ static void kill_strays(void)
 	}
 }
 
-/* Heartbeats, deadlines, the report: once a second, or when the report is due. */
+/* Once a second, and three times in the shortest deadlines. */
+static int heartbeat_ms(const struct gatherer *g)
+{
+	return g->timeout_ms && g->timeout_ms < 3 * PSPAWN_HEARTBEAT_MS ? (int)g->timeout_ms / 3 : PSPAWN_HEARTBEAT_MS;
+}
+
+/* Heartbeats and deadlines, and the report when it is due. */
 static void tick(struct gatherer *g)
 {
 	int64_t now = now_us();
@@ -1648,7 +1654,7 @@ static void tick(struct gatherer *g)
 		g->report_due_us = 0;
 		write_report(g);
 	}
-	if (now - g->last_heartbeat_us < PSPAWN_HEARTBEAT_MS * 1000)
+	if (now - g->last_heartbeat_us < heartbeat_ms(g) * 1000)
 		return;
 	g->last_heartbeat_us = now;
 	for (int i = 0; i < g->npairs; i++) {
@@ -1785,7 +1791,7 @@ int main(int argc, char **argv)
 	if (g.mover.sock >= 0 && !watch(&g, g.mover.sock, ON_MOVER, 0))
 		return 1;
 	do {
-		int wait_ms = g.report_due_us ? RELEASE_GRACE_US / 1000 : 500;
+		int wait_ms = g.report_due_us ? RELEASE_GRACE_US / 1000 : heartbeat_ms(&g) / 2;
 		int n = epoll_wait(g.epoll, events, 64, wait_ms);
 
 		for (int i = 0; i < n; i++) {
