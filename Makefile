@@ -22,22 +22,22 @@ GUEST = .test-env/guest/.installed
 
 .NOTPARALLEL:
 .PHONY: all demo demo-slurm test test-all lint format clean native spank examples examples-wheels \
-	packages-build packages-demo packages-slurm packages-test packages-lint
+	bytecode packages-build packages-demo packages-slurm packages-test packages-lint
 
-all: packages-build native $(VENV)
+all: packages-build native $(VENV) bytecode
 
-demo: packages-demo native $(VENV) examples
+demo: packages-demo native $(VENV) bytecode examples
 	.venv/bin/python -m pspawn.bench.demo
 
 # A cluster on this host, as root: up, one step plainly and one with --pspawn, down.
-demo-slurm: packages-slurm native spank $(VENV)
+demo-slurm: packages-slurm native spank $(VENV) bytecode
 	@$(MAKE) --no-print-directory -C examples many_libraries
 	PYTHONPATH=tests .venv/bin/python -m support.demo_slurm
 
-test: packages-test native spank $(VENV) $(MPI_WHEELS) $(MPICH4_LIB) $(TRIXIE) $(GUEST) examples examples-wheels
+test: packages-test native spank $(VENV) bytecode $(MPI_WHEELS) $(MPICH4_LIB) $(TRIXIE) $(GUEST) examples examples-wheels
 	$(PYTEST) -m "not long" $(PYTEST_ARGS)
 
-test-all: packages-test native spank $(VENV) $(MPI_WHEELS) $(MPICH4_LIB) $(TRIXIE) $(GUEST) examples examples-wheels
+test-all: packages-test native spank $(VENV) bytecode $(MPI_WHEELS) $(MPICH4_LIB) $(TRIXIE) $(GUEST) examples examples-wheels
 	$(PYTEST) -m long $(PYTEST_ARGS)
 
 lint: packages-lint $(VENV) $(LINT)
@@ -96,6 +96,10 @@ $(VENV): setup.cfg setup.py pyproject.toml $(wildcard launcher/pspawn/*/_build.p
 	@cd launcher/pspawn/_native && find * -type f | while read -r file; do \
 		mkdir -p "$$(dirname "$(CURDIR)/.venv/$$file")"; ln -srf "$$file" "$(CURDIR)/.venv/$$file"; done
 	@touch $@
+
+# pip compiles what it copies; an editable install is compiled at each start where PYTHONDONTWRITEBYTECODE is set.
+bytecode: $(VENV)
+	@.venv/bin/python -m compileall -q launcher/pspawn
 
 $(LINT): tests/setup/lint.txt $(VENV)
 	.venv/bin/python $(PIP) install -r tests/setup/lint.txt
