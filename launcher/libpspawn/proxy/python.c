@@ -371,6 +371,8 @@ static void stop(void)
 	}
 	is_armed = 0;
 	remove_hook();
+	for (int i = 0; i < npools; i++)
+		pools[i].set(pools[i].get());
 	function = py.get_item(snippet, "become");
 	result = function ? py.call(function, NULL) : NULL;
 	if (!result || py.truth(result))
@@ -379,9 +381,6 @@ static void stop(void)
 		py.decref(result);
 	else
 		py.print_error();
-	/* last: new threads of OpenBLAS look for work without pause, for 2^26 ticks of the processor's clock */
-	for (int i = 0; i < npools; i++)
-		pools[i].set(pools[i].get());
 }
 
 /* On the way to app: what changes something outside of this process is done by the ranks. */
