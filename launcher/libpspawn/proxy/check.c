@@ -429,16 +429,10 @@ static int check_mappings(struct raw_text *reason)
 	return n < 0 ? refuse(reason, "/proc/self/smaps is not readable", "") : 0;
 }
 
-/*
- * Forks once to no end. Threads that a handler of pthread_atfork(3) stops (OpenBLAS does) are no obstacle: look for
- * them after a fork. And who asked for the process id must ask again in the child, or every rank has the proxy's.
- */
-static int check_trial_fork(struct raw_text *reason)
+int pspawn_trial_fork(void)
 {
-	const char *name, *preload;
-	int status;
-
-	int recording = pspawn_recording;
+	const char *name;
+	int status = 0, recording = pspawn_recording;
 
 	pspawn_recording = PSPAWN_RECORD_RENEWALS;
 	pid_t pid = fork();
@@ -447,10 +441,22 @@ static int check_trial_fork(struct raw_text *reason)
 		sys_exit(pspawn_pid_keeper(&name) + 1);
 	pspawn_recording = recording;
 	if (pid < 0)
-		return refuse(reason, "a trial fork failed", "");
+		return -1;
 	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
 		;
 	reaped_before = reaped();
+	return status;
+}
+
+/* Threads that end before a fork are no obstacle: look for them after one. And who asked for the process id must ask again
+ * in the child, or every rank has the proxy's. */
+static int check_trial_fork(struct raw_text *reason)
+{
+	const char *name, *preload;
+	int status = pspawn_trial_fork();
+
+	if (status < 0)
+		return refuse(reason, "a trial fork failed", "");
 	if (!WIFEXITED(status))
 		return refuse(reason, "a fork of it dies", "");
 	if (WEXITSTATUS(status) == 0)

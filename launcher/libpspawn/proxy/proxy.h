@@ -122,6 +122,8 @@ HIDDEN void pspawn_check_knows_fd(int fd);
 HIDDEN int pspawn_check_climbed(struct raw_text *reason);
 /* Of those checks the ones that can be made between preloads. */
 HIDDEN int pspawn_check_between(struct raw_text *reason);
+/* check.c: forks to no end, so that handlers of pthread_atfork(3) run; the child's wait status, or -1. */
+HIDDEN int pspawn_trial_fork(void);
 
 /* interpose.c: what constructors asked for while `pspawn_recording` was set. */
 enum asked {
