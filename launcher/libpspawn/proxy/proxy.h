@@ -125,6 +125,14 @@ HIDDEN int pspawn_check_between(struct raw_text *reason);
 /* check.c: forks to no end, so that handlers of pthread_atfork(3) run; the child's wait status, or -1. */
 HIDDEN int pspawn_trial_fork(void);
 
+/* pools.c: finds OpenBLAS's pools of threads, which a fork ends; their number. */
+HIDDEN int pspawn_find_pools(void);
+/* pools.c: in a proxy: ends the threads of those that came with the last objects. OpenBLAS starts them when it is loaded, and
+ * while the import goes on they look for work without pause: 76 ms of CPU of 189 for a context with numpy on two CPUs. */
+HIDDEN void pspawn_stop_new_pools(void);
+/* pools.c: in a rank: starts those that pspawn_find_pools() found. */
+HIDDEN void pspawn_start_pools(void);
+
 /* interpose.c: what constructors asked for while `pspawn_recording` was set. */
 enum asked {
 	ASKED_CPUS = 1, /* which they are */

@@ -19,7 +19,6 @@
 #define Py_file_input 257 /* Include/compile.h */
 #define METH_VARARGS 1	  /* Include/methodobject.h */
 #define METH_NOARGS 4
-#define MAX_POOLS 4
 
 /* The Python half, kept in the object and compiled in the proxy alone. */
 __asm__(".pushsection .rodata\n"
@@ -97,13 +96,7 @@ static const struct {
 static PyObject *snippet; /* the globals of in_proxy.py, once the interpreter is up */
 static int is_armed;	  /* the hook has something to do */
 static void **first_hook; /* where CPython keeps its list of audit hooks */
-/* Thread pools that a handler of pthread_atfork(3) stopped: each takes up its number of threads again when it is set. */
-static struct {
-	int (*get)(void);
-	void (*set)(int);
-} pools[MAX_POOLS];
-static int npools;
-static int is_loading; /* preloads */
+static int is_loading;	  /* preloads */
 
 int pspawn_is_python(void)
 {
@@ -314,66 +307,6 @@ static void remove_hook(void)
 		*first_hook = *(void **)*first_hook; /* the next one, if a preload added any */
 }
 
-/* OpenBLAS's handler of pthread_atfork(3) ends its threads in the parent too; openblas_set_num_threads() starts them
- * again (its goto_set_num_threads in blas_server.c), as they are in a process that has not forked. */
-static int find_pool(struct dl_phdr_info *info, size_t size, void *data)
-{
-	static const char *const names[][2] = {
-		{"openblas_get_num_threads", "openblas_set_num_threads"},
-		{"openblas_get_num_threads64_", "openblas_set_num_threads64_"},
-		{"scipy_openblas_get_num_threads", "scipy_openblas_set_num_threads"},
-		{"scipy_openblas_get_num_threads64_", "scipy_openblas_set_num_threads64_"}};
-	void *handle;
-
-	(void)size;
-	(void)data;
-	if (!strstr(info->dlpi_name, "openblas") || npools == MAX_POOLS)
-		return 0;
-	handle = dlopen(info->dlpi_name, RTLD_LAZY | RTLD_NOLOAD);
-	for (size_t i = 0; handle && i < sizeof names / sizeof *names; i++) {
-		*(void **)&pools[npools].get = dlsym(handle, names[i][0]);
-		*(void **)&pools[npools].set = dlsym(handle, names[i][1]);
-		if (pools[npools].get && pools[npools].set) {
-			npools++;
-			break;
-		}
-	}
-	if (handle)
-		dlclose(handle);
-	return 0;
-}
-
-static int count_loaded(struct dl_phdr_info *info, size_t size, void *data)
-{
-	(void)size;
-	*(unsigned long long *)data = info->dlpi_adds;
-	return 1;
-}
-
-static int find_pools(void)
-{
-	npools = 0;
-	dl_iterate_phdr(find_pool, NULL);
-	return npools;
-}
-
-/* OpenBLAS starts its threads when it is loaded, and while the import goes on they look for work without pause: 76 ms of
- * CPU on a machine with two, of 189 for all of a context with numpy. Nobody here has work for them. */
-static void stop_new_pools(void)
-{
-	static unsigned long long looked_at;
-	static int stopped;
-	unsigned long long loaded = 0;
-
-	dl_iterate_phdr(count_loaded, &loaded);
-	if (loaded == looked_at)
-		return;
-	looked_at = loaded;
-	if (find_pools() > stopped)
-		pspawn_trial_fork();
-	stopped = npools;
-}
-
 /* Where an interpreter that was forked would not be as one that is exec'd, the rank execs it: never a lost job. */
 static void start_anew(void)
 {
@@ -393,7 +326,7 @@ static void stop(void)
 	PyObject *function, *result;
 
 	run("disarm", NULL);
-	find_pools();
+	pspawn_find_pools();
 	py.before_fork(); /* its other half is in each fork that goes on; this process never does */
 	pspawn_arrive();
 	py.after_fork();
@@ -403,8 +336,7 @@ static void stop(void)
 	}
 	is_armed = 0;
 	remove_hook();
-	for (int i = 0; i < npools; i++)
-		pools[i].set(pools[i].get());
+	pspawn_start_pools();
 	function = py.get_item(snippet, "become");
 	result = function ? py.call(function, NULL) : NULL;
 	if (!result || py.truth(result))
@@ -470,7 +402,7 @@ static int hook(const char *event, PyObject *args, void *data)
 
 	(void)data;
 	if (is_loading && strcmp(event, "import") == 0)
-		stop_new_pools();
+		pspawn_stop_new_pools();
 	if (!is_armed || !pspawn_is_climber())
 		return 0;
 	if (!snippet && begins_script(event)) {

@@ -1,0 +1,74 @@
+/*
+ * openblas_pool.c - a library with the interface of OpenBLAS's pool, whose threads do what POOL says: SPIN as OpenBLAS
+ * does until its counter has gone on, NEVER read the counter at first, END at once, or FAULT before they read it. Each
+ * thread that is to live goes on reading the counter afterwards, which must work.
+ */
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <unistd.h>
+
+enum { SPIN, NEVER, END, FAULT };
+#ifndef POOL
+#define POOL SPIN
+#endif
+#define THREADS 3
+
+static _Atomic int alive, most_rounds;
+static _Atomic int64_t last_tick;
+
+static uint32_t ticks(void)
+{
+	return (uint32_t)__builtin_ia32_rdtsc();
+}
+
+static void *serve(void *arg)
+{
+	uint32_t begun;
+	long rounds = 0;
+
+	if (POOL == END)
+		return NULL;
+	if (POOL == FAULT)
+		*(volatile int *)8 = 1;
+	if (POOL == NEVER)
+		usleep(400000);
+	begun = ticks();
+	while (POOL == SPIN && ticks() - begun <= 1u << 30)
+		rounds++;
+	if (rounds > most_rounds)
+		most_rounds = (int)rounds;
+	alive++;
+	for (;;) {
+		last_tick = (int64_t)__builtin_ia32_rdtsc();
+		usleep(1000);
+	}
+	return arg;
+}
+
+int openblas_get_num_threads(void);
+int openblas_get_num_threads(void)
+{
+	return THREADS + 1;
+}
+
+void openblas_set_num_threads(int n);
+void openblas_set_num_threads(int n)
+{
+	pthread_t thread;
+
+	for (int i = 1; i < n; i++)
+		pthread_create(&thread, NULL, serve, NULL);
+}
+
+int pool_alive(void);
+int pool_alive(void)
+{
+	return alive;
+}
+
+int pool_rounds(void);
+int pool_rounds(void)
+{
+	return most_rounds;
+}
