@@ -1,14 +1,18 @@
 /*
  * openblas_pool.c - a library with the interface of OpenBLAS's pool, whose threads do what POOL says: SPIN as OpenBLAS
- * does until its counter has gone on, NEVER read the counter at first, END at once, or FAULT before they read it. Each
- * thread that is to live goes on reading the counter afterwards, which must work.
+ * does until its counter has gone on, NEVER read the counter at first, END at once, FAULT before they read it, or look at
+ * the CLOCK first, which the kernel's vDSO makes of the counter. Each thread that is to live goes on reading the counter
+ * afterwards, which must work.
  */
+#define _GNU_SOURCE
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdint.h>
+#include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
-enum { SPIN, NEVER, END, FAULT };
+enum { SPIN, NEVER, END, FAULT, CLOCK };
 #ifndef POOL
 #define POOL SPIN
 #endif
@@ -22,6 +26,29 @@ static uint32_t ticks(void)
 	return (uint32_t)__builtin_ia32_rdtsc();
 }
 
+static int64_t now_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec * INT64_C(1000000000) + now.tv_nsec;
+}
+
+/* By a system call, and by the vDSO. */
+static int clock_goes_wrong(void)
+{
+	for (int i = 0; i < 100; i++) {
+		struct timespec real;
+		int64_t seen = now_ns(), difference;
+
+		syscall(SYS_clock_gettime, CLOCK_MONOTONIC, &real);
+		difference = real.tv_sec * INT64_C(1000000000) + real.tv_nsec - seen;
+		if (difference < 0 || difference > 400000000)
+			return 1;
+	}
+	return 0;
+}
+
 static void *serve(void *arg)
 {
 	uint32_t begun;
@@ -33,8 +60,10 @@ static void *serve(void *arg)
 		*(volatile int *)8 = 1;
 	if (POOL == NEVER)
 		usleep(400000);
+	if (POOL == CLOCK && clock_goes_wrong())
+		_exit(77);
 	begun = ticks();
-	while (POOL == SPIN && ticks() - begun <= 1u << 30)
+	while ((POOL == SPIN || POOL == CLOCK) && ticks() - begun <= 1u << 30)
 		rounds++;
 	if (rounds > most_rounds)
 		most_rounds = (int)rounds;

@@ -81,7 +81,7 @@ os.write(1, f"{{pool.pool_alive()}} {{pool.pool_rounds()}} {{segv}} {{kept == si
 
 
 @ONLY_X86
-@pytest.mark.parametrize(("kind", "alive"), [("SPIN", 3), ("NEVER", 3), ("END", 0)])
+@pytest.mark.parametrize(("kind", "alive"), [("SPIN", 3), ("NEVER", 3), ("END", 0), ("CLOCK", 3)])
 def test_threads_of_any_kind(one_launcher: Launcher, kind: str, alive: int, tmp_path: Path) -> None:
     library = pool(one_launcher, kind)
     script = tmp_path / "app.py"

@@ -30,8 +30,21 @@
 static struct {
 	int (*get)(void);
 	void (*set)(int);
+	uintptr_t code, code_end; /* of the library */
 } pools[MAX_POOLS];
 static int npools;
+
+static void find_code(const struct dl_phdr_info *info)
+{
+	for (int i = 0; i < info->dlpi_phnum; i++) {
+		const ElfW(Phdr) *part = &info->dlpi_phdr[i];
+
+		if (part->p_type == PT_LOAD && part->p_flags & PF_X) {
+			pools[npools].code = info->dlpi_addr + part->p_vaddr;
+			pools[npools].code_end = pools[npools].code + part->p_memsz;
+		}
+	}
+}
 
 /* OpenBLAS's handler of pthread_atfork(3) ends its threads in the parent too; openblas_set_num_threads() starts them
  * again (its goto_set_num_threads in blas_server.c), as they are in a process that has not forked. */
@@ -53,6 +66,7 @@ static int find_pool(struct dl_phdr_info *info, size_t size, void *data)
 		*(void **)&pools[npools].get = dlsym(handle, names[i][0]);
 		*(void **)&pools[npools].set = dlsym(handle, names[i][1]);
 		if (pools[npools].get && pools[npools].set) {
+			find_code(info);
 			npools++;
 			break;
 		}
@@ -178,30 +192,52 @@ static struct worker *this_worker(struct nursery *n)
 	return NULL;
 }
 
+static int is_of_a_pool(uintptr_t code)
+{
+	for (int i = 0; i < npools; i++)
+		if (code >= pools[i].code && code < pools[i].code_end)
+			return 1;
+	return 0;
+}
+
+/* The bytes of the instruction, if it is rdtsc or rdtscp; else 0. */
+static int asks_for_ticks(const uint8_t *code)
+{
+	if (code[0] == 0x0f && code[1] == 0x31)
+		return 2;
+	return code[0] == 0x0f && code[1] == 0x01 && code[2] == 0xf9 ? 3 : 0;
+}
+
 static void answer(int sig, siginfo_t *info, void *context)
 {
 	greg_t *regs = ((ucontext_t *)context)->uc_mcontext.gregs;
 	struct nursery *n = nursery;
 	struct worker *w = this_worker(n);
-	const uint8_t *code = (const uint8_t *)regs[REG_RIP];
 	uint64_t now;
+	unsigned cpu = 0;
+	int bytes;
 
 	if (w && info->si_code == SI_TKILL && info->si_pid == sys_getpid()) { /* stop_asking() */
 		sys_prctl(PR_SET_TSC, PR_TSC_ENABLE, 0, 0, 0);
 		be_ready(n, w);
 		return;
 	}
-	if (!w || info->si_code != SI_KERNEL || code[0] != 0x0f ||
-	    code[1] != 0x31) { /* not rdtsc: a fault of the program's */
+	bytes = w && info->si_code == SI_KERNEL ? asks_for_ticks((const uint8_t *)regs[REG_RIP]) : 0;
+	if (!bytes) { /* a fault of the program's */
 		if (n)
 			sigaction(sig, &n->before, NULL);
 		return; /* to the same instruction */
 	}
 	sys_prctl(PR_SET_TSC, PR_TSC_ENABLE, 0, 0, 0);
-	now = __builtin_ia32_rdtsc() + ((uint64_t)++w->asked << 31); /* thread_timeout is 2^30 at most */
+	now = bytes == 3 ? __builtin_ia32_rdtscp(&cpu) : __builtin_ia32_rdtsc();
+	if (is_of_a_pool(
+		    (uintptr_t)regs[REG_RIP]))	   /* others, such as clock_gettime() in the vDSO, are told the truth */
+		now += (uint64_t)++w->asked << 31; /* thread_timeout is 2^30 at most */
 	regs[REG_RAX] = (greg_t)(now & 0xffffffff);
 	regs[REG_RDX] = (greg_t)(now >> 32);
-	regs[REG_RIP] += 2;
+	if (bytes == 3)
+		regs[REG_RCX] = (greg_t)cpu;
+	regs[REG_RIP] += bytes;
 	if (w->asked < 2)
 		sys_prctl(PR_SET_TSC, PR_TSC_SIGSEGV, 0, 0, 0);
 	else
