@@ -168,7 +168,7 @@ def test_a_table_is_not_broken_by_what_programs_are_called() -> None:
 def test_every_documented_key_is_read_and_each_is_documented() -> None:
     names = {
         name
-        for kind in (report.Report, report.Node, report.Domain, report.Context, report.Refusal, report.Rank)
+        for kind in (report.Report, report.Node, report.Domain, report.Context, report.Refusal, report.Replicas, report.Rank)
         for name in kind.__dataclass_fields__
     }
     text = (Path(__file__).parent.parent / "docs" / "report.md").read_text()

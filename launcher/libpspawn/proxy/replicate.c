@@ -269,7 +269,7 @@ static long replace_object(struct replicas *r, const struct object *o, int memfd
 		if (!m.inode || !is_ours_to_copy(&m))
 			continue;
 		if (m.perms[1] == 'w') {
-			if (sys3(__NR_madvise, m.start, len, MADV_POPULATE_WRITE) == -EINVAL)
+			if (sys3(__NR_madvise, m.start, len, MADV_POPULATE_WRITE) < 0)
 				own_pages(&m);
 		} else {
 			void *p = sys_mmap((void *)m.start, len, protection(&m), MAP_PRIVATE | MAP_FIXED, memfd,
