@@ -21,8 +21,9 @@ of the node started (``zero_us``: when that was, CLOCK_MONOTONIC)::
      "contexts": [{"executable": str, "numa_node": int, "pid": int, "fork_point": "preinit" | "main", "requests": int,
                    "refused": [{"fork_point": "main", "reason": str}, …], "preloaded": int,
                    "dropped": [{"name": str, "reason": str}, …], "profile": "used" | "recorded" | null,
-                   "died_early": int, "replicas": {"bytes": int, "objects": int, "reason": str | null,   (null: not asked)
-                   "left_out": [{"name": str, "reason": str}, …]} | null, "created_us": int | null}, …],
+                   "died_early": int, "replicas": {"bytes": int, "objects": int, "reason": str | null,
+                   "left_out": [{"name": str, "reason": str}, …]} | null,   (null: not asked for)
+                   "created_us": int | null}, …],
      "ranks": [{"rank": int, "pid": int, "stub_pid": int, "context": int | null,   (index into contexts)
                 "numa_node": int | null, "cpus": "0-1", "launched_by": "fork" | "exec", "reason": str | null,
                 "forked_us": int | null, "released_us": int | null, "entered_us": int | null}, …]}

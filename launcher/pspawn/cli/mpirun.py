@@ -30,7 +30,8 @@ class OwnOption(NamedTuple):
 
     name: str
     kind: str
-    """flag, choice, seconds, table, names; file, mode and size, whose value is optional, so that only ``=FILE`` gives one."""
+    """flag, choice, seconds, table, names; file, mode and size, whose value is optional, so that only ``=FILE`` gives
+    one."""
     text: str
     example: str
     choices: tuple[str, ...] = ()
