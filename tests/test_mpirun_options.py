@@ -32,6 +32,30 @@ def test_a_launch_without_options_tells_the_stub_its_engine_alone(launcher: Laun
     assert found.ours == []
 
 
+@pytest.mark.parametrize(("given", "handed_on"), [("", ""), ("=2G", "=2G"), ("=0", None), ("=1", "")])
+def test_the_size_of_replicas_is_optional(launcher: Launcher, given: str, handed_on: str | None) -> None:
+    expected = [] if handed_on is None else [f"--pspawn-replicate{handed_on}"]
+    words = [f"--pspawn-engine={launcher.mpi.engine}", "--pspawn-by-engine", *expected, "true"]
+    recorder = Recorder(launcher)
+    for found in (
+        recorder.run(f"--pspawn-replicate{given}", "-n", "1", "true"),
+        recorder.run("-n", "1", "true", env={"PSPAWN_REPLICATE": given[1:] or "1"}),
+    ):
+        assert found.rc == 0, found
+        assert [stub[1:] for stub in found.stubs] == [words], found
+
+
+@pytest.mark.parametrize("size", ["12", "-1M", "1T", "M", "1.5G", "9999999999G"])
+def test_a_size_that_is_none_ends_before_anything_starts(one_launcher: Launcher, size: str) -> None:
+    recorder = Recorder(one_launcher)
+    for found in (
+        recorder.run(f"--pspawn-replicate={size}", "-n", "1", "true"),
+        recorder.run("-n", "1", "true", env={"PSPAWN_REPLICATE": size}),
+    ):
+        assert found.rc == 2 and not found.stubs, found
+        assert len(found.ours) == 1 and f"'{size}' is no size like 512M" in found.ours[0], found
+
+
 def test_each_option_reaches_the_stub_in_both_forms_and_from_the_environment(launcher: Launcher) -> None:
     recorder = Recorder(launcher)
     expected = [

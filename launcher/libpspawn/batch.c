@@ -177,6 +177,14 @@ int pspawn_context_climb(struct pspawn_context *ctx, struct pspawn_arena *arena,
 	return ret < 0 ? (int)ret : 0;
 }
 
+int pspawn_context_replicate(struct pspawn_context *ctx, uint64_t limit)
+{
+	struct pspawn_msg msg = {.kind = PSPAWN_MSG_REPLICATE, .size = limit};
+	long ret = ctx->sock < 0 ? -EPIPE : raw_send(ctx->sock, &msg, sizeof msg, NULL, 0, 0);
+
+	return ret < 0 ? (int)ret : 0;
+}
+
 size_t pspawn_preload_text(const char *name, size_t len, char *text, size_t size)
 {
 	static const struct {

@@ -394,15 +394,22 @@ static void describe_death(struct pspawn_context *ctx)
 		snprintf(ctx->reason, sizeof ctx->reason, "the program died before a fork point was reached");
 }
 
-/* `text`: the preload's name, a newline, why. */
-static void note_dropped(struct pspawn_context *ctx, const char *text)
+/* `text`: a name, a newline, why. */
+static void note_lines(char *lines, size_t size, const char *text)
 {
 	const char *why = strchr(text, '\n');
-	size_t at = strlen(ctx->dropped);
+	size_t at = strlen(lines);
 
-	if (why && at + strlen(text) + 2 < sizeof ctx->dropped)
-		sprintf(ctx->dropped + at, "%.*s\n%.*s\n", (int)(why - text), text, (int)strcspn(why + 1, "\n"),
-			why + 1);
+	if (why && at + strlen(text) + 2 < size)
+		sprintf(lines + at, "%.*s\n%.*s\n", (int)(why - text), text, (int)strcspn(why + 1, "\n"), why + 1);
+}
+
+static void note_replicas(struct pspawn_context *ctx, const struct pspawn_msg *msg)
+{
+	ctx->replicated = true;
+	ctx->replica_bytes = msg->size;
+	ctx->replica_objects = msg->first;
+	memcpy(ctx->replica_reason, msg->reason, sizeof ctx->replica_reason);
 }
 
 int pspawn_context_hear(struct pspawn_context *ctx, struct pspawn_msg *msg)
@@ -422,7 +429,11 @@ int pspawn_context_hear(struct pspawn_context *ctx, struct pspawn_msg *msg)
 	}
 	msg->reason[sizeof msg->reason - 1] = 0;
 	if (msg->kind == PSPAWN_MSG_DROPPED)
-		note_dropped(ctx, msg->reason);
+		note_lines(ctx->dropped, sizeof ctx->dropped, msg->reason);
+	if (msg->kind == PSPAWN_MSG_LEFT_OUT)
+		note_lines(ctx->left_out, sizeof ctx->left_out, msg->reason);
+	if (msg->kind == PSPAWN_MSG_REPLICATED)
+		note_replicas(ctx, msg);
 	if (msg->kind == PSPAWN_MSG_CLIMBS)
 		ctx->climber = (pid_t)msg->first;
 	if (msg->kind == PSPAWN_MSG_READY) {

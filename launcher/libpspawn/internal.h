@@ -45,6 +45,11 @@ struct pspawn_context {
 	char comm[16];
 	uint32_t preloaded;
 	char dropped[4096]; /* preloads: lines of name and reason, by turns; cut if there are more */
+	bool replicated;    /* the proxy was asked to, and has answered */
+	uint64_t replica_bytes;
+	uint32_t replica_objects;
+	char replica_reason[PSPAWN_REASON_LEN]; /* why there are none */
+	char left_out[16384];			/* of the replicas: as `dropped` */
 	/* library.c owns these */
 	char *path;
 	char **argv, **envp, **preloads;
@@ -115,6 +120,9 @@ int pspawn_context_stream(struct pspawn_context *ctx, uint32_t kind, uint32_t fi
 			  int flags);
 /* Asks the proxy to climb to a fork point with slot 0's strings and CPUs. */
 int pspawn_context_climb(struct pspawn_context *ctx, struct pspawn_arena *arena, int fork_point, int timeout_ms);
+
+/* Asks the proxy, at its last fork point, for code and read-only data of its own, at most `limit` bytes. */
+int pspawn_context_replicate(struct pspawn_context *ctx, uint64_t limit);
 
 /* A preload as users name it (pspawn.h, attr.preloads) as a proxy is told it (enum pspawn_preload), terminated. The number
  * of bytes, or 0 if it does not fit. */

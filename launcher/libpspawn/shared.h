@@ -38,6 +38,11 @@ enum pspawn_msg_kind {
 	PSPAWN_MSG_ENDED,   /* the batch leader has exited; slots without a pid will never have one */
 	PSPAWN_MSG_CLIMBS,  /* a climb has begun or makes progress; first: pid of the climber */
 	PSPAWN_MSG_DROPPED, /* the climb goes on without one of its preloads; reason: its name, a newline, why */
+	/* caller -> proxy */
+	PSPAWN_MSG_REPLICATE, /* have code and read-only data of your own; size: at most so many bytes */
+	/* proxy -> caller */
+	PSPAWN_MSG_LEFT_OUT,   /* of the replicas; reason: an object's name, a newline, why */
+	PSPAWN_MSG_REPLICATED, /* done; size: bytes, first: objects; reason: why there are none */
 };
 
 struct pspawn_msg {

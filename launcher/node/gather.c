@@ -381,9 +381,9 @@ static bool same_key(const struct pair *a, const struct pair *b)
 	if (stops_at_script(a)) /* if that is refused, slot_refusal() looks at these */
 		one.argc = one.envc = other.argc = other.envc = 0;
 	return memcmp(&one, &other, sizeof one) == 0 && a->a.fork_point == b->a.fork_point &&
-	       strcmp(a->path, b->path) == 0 && strcmp(a->cwd, b->cwd) == 0 && strcmp(a->cgroup, b->cgroup) == 0 &&
-	       strcmp(a->label, b->label) == 0 && strcmp(a->loader, b->loader) == 0 &&
-	       strcmp(a->preload, b->preload) == 0;
+	       a->a.replicate == b->a.replicate && strcmp(a->path, b->path) == 0 && strcmp(a->cwd, b->cwd) == 0 &&
+	       strcmp(a->cgroup, b->cgroup) == 0 && strcmp(a->label, b->label) == 0 &&
+	       strcmp(a->loader, b->loader) == 0 && strcmp(a->preload, b->preload) == 0;
 }
 
 /* The CPUs and the memory that our cpuset has. For the CPUs we ask for all of them for a moment: the kernel gives those
@@ -426,6 +426,12 @@ static void refuse(struct context *c, int fork_point, const char *reason)
 	c->refusals[c->nrefusals].fork_point = fork_point;
 	snprintf(c->refusals[c->nrefusals].reason, sizeof c->refusals[0].reason, "%s", reason);
 	c->nrefusals++;
+}
+
+/* Is the proxy on its way somewhere, which progress and a deadline are to be looked at for? */
+static bool is_busy(const struct context *c)
+{
+	return c->state == CONTEXT_STARTING || c->state == CONTEXT_CLIMBING || c->state == CONTEXT_REPLICATING;
 }
 
 /* Closes the doorbell: the proxy ends by itself, and if it does not, tick() ends it. */
@@ -1128,18 +1134,43 @@ static const char *not_good_enough(const struct gatherer *g, const struct contex
 				     : NULL;
 }
 
-/* Has every context that is used come to rest? All climb at the same time. */
+/* With one domain the page cache is local already. */
+static bool wants_replicas(const struct gatherer *g, const struct context *c)
+{
+	return g->pairs[c->model]->a.replicate && (g->ndomains > 1 || g->synthetic);
+}
+
+/* At its last fork point, before its vector call. Without an answer the context fails, and without the memory the launch
+ * goes on. */
+static void replicate(struct gatherer *g, struct context *c)
+{
+	c->replicates = true;
+	c->state = CONTEXT_REPLICATING;
+	c->progress_us = now_us();
+	if (pspawn_context_replicate(&c->c, g->pairs[c->model]->a.replicate) < 0)
+		fail_context(c, "the proxy died");
+}
+
+/* Has every context that is used come to rest? All climb, and replicate, at the same time. */
 static bool contexts_final(struct gatherer *g)
 {
-	bool final = true;
+	bool final = true, asked = false, comes = false;
 
 	for (int i = 0; i < g->ncontexts; i++) {
 		struct context *c = g->contexts[i];
 
 		while (c->nmembers && c->state == CONTEXT_READY && next_rung(g, c))
 			climb(g, c, next_rung(g, c));
-		final &= !c->nmembers || (c->state != CONTEXT_STARTING && c->state != CONTEXT_CLIMBING);
+		if (c->nmembers && c->state == CONTEXT_READY && !c->replicates && wants_replicas(g, c) &&
+		    !not_good_enough(g, c)) {
+			replicate(g, c);
+			asked = true;
+		}
+		final &= !c->nmembers || !is_busy(c);
+		comes |= c->nmembers && is_busy(c) && c->state != CONTEXT_REPLICATING;
 	}
+	if (asked && !comes)
+		test_stop("replicating");
 	return final;
 }
 
@@ -1306,8 +1337,8 @@ static void stream(struct gatherer *g)
 		struct context *c = g->contexts[i];
 		int n = 0;
 
-		if (c->records)
-			continue; /* the last of its ranks does it */
+		if (c->records || wants_replicas(g, c))
+			continue; /* the last of its ranks does it; they come first */
 		if ((c->state != CONTEXT_READY || next_rung(g, c) || not_good_enough(g, c)) &&
 		    c->state != CONTEXT_STREAMING)
 			continue;
@@ -1499,6 +1530,8 @@ static void hear_context(struct gatherer *g, struct context *c)
 				refuse(c, (int)msg.refused_point, c->c.reason);
 			if (c->state == CONTEXT_STARTING || c->state == CONTEXT_CLIMBING)
 				judge_context(g, c);
+		} else if (msg.kind == PSPAWN_MSG_REPLICATED && c->state == CONTEXT_REPLICATING) {
+			c->state = CONTEXT_READY;
 		} else if (msg.kind == PSPAWN_MSG_ENDED) { /* SETTLED only wakes: settle() looks at the slots */
 			c->leader_ended = true;
 			c->leader_err = (int)msg.first;
@@ -1680,7 +1713,7 @@ static void tick(struct gatherer *g)
 			kill_processes(c); /* stopped, or stuck in a constructor */
 		/* a climber that ends before the proxy that it came from is that one's to reap */
 		c->serving_gone |= c->ended_us && c->c.serving > 0 && kill(c->c.serving, 0) < 0;
-		if (c->state != CONTEXT_STARTING && c->state != CONTEXT_CLIMBING)
+		if (!is_busy(c))
 			continue;
 		if (c->state == CONTEXT_STARTING && pspawn_runs_astray(c->c.pid)) {
 			kill(c->c.pid, SIGKILL);

@@ -61,6 +61,7 @@ enum context_state {
 	CONTEXT_STARTING,
 	CONTEXT_READY,
 	CONTEXT_CLIMBING,
+	CONTEXT_REPLICATING,
 	CONTEXT_STREAMING, /* in a vector call whose ranks are still arriving */
 	CONTEXT_CALLED,
 	CONTEXT_SETTLED,
@@ -97,7 +98,8 @@ struct context {
 	bool records, recorded; /* a rank of it shall record; and has */
 	int recorder;		/* the pair, while `record` is not NULL */
 	struct pspawn_record *record;
-	int died_early; /* ranks that failed in their first second */
+	int died_early;	 /* ranks that failed in their first second */
+	bool replicates; /* was asked for replicas */
 };
 
 /* The way to the mover, if the plugin named one. */

@@ -10,12 +10,13 @@
 
 #include "../libpspawn/shared.h"
 
-#define PSPAWN_ARRIVAL_MAGIC 0x70737405u
+#define PSPAWN_ARRIVAL_MAGIC 0x70737406u
 #define PSPAWN_CHUNK 32768	    /* bytes of a DATA message; well below net.core.wmem_default */
 #define PSPAWN_BLOB_MAX (16u << 20) /* strings of a stub: the kernel allows argv and environment 6 MiB */
 #define PSPAWN_HEARTBEAT_MS 1000
 #define PSPAWN_EARLY_MS 1000 /* a rank that fails so soon after its release may owe it to its fork point */
-#define PSPAWN_LISTENER_FD 3 /* where pspawn-gather finds the listening socket */
+#define PSPAWN_REPLICATE_LIMIT (512ull << 20) /* where the user gives no size */
+#define PSPAWN_LISTENER_FD 3		      /* where pspawn-gather finds the listening socket */
 
 enum pspawn_engine { PSPAWN_NO_ENGINE, PSPAWN_OPENMPI, PSPAWN_PRRTE, PSPAWN_HYDRA, PSPAWN_SLURM };
 
@@ -82,7 +83,8 @@ struct pspawn_arrival {
 	uint32_t engine;
 	int32_t rank, local_rank, local_size;
 	uint32_t fork_point, bind_to, options, timeout_ms;
-	int64_t start_us; /* CLOCK_MONOTONIC at the stub's first instruction */
+	int64_t start_us;   /* CLOCK_MONOTONIC at the stub's first instruction */
+	uint64_t replicate; /* bytes that a proxy's replicas may have; 0: none are wanted */
 	int32_t sid, pgid;
 	struct pspawn_key key;
 	struct pspawn_settings settings;
@@ -93,7 +95,7 @@ struct pspawn_arrival {
 	uint32_t nfds; /* int32_t each, ascending, at the end */
 };
 /* No holes: what lies in them would be sent too. */
-_Static_assert(offsetof(struct pspawn_arrival, key) == 56 && sizeof(struct pspawn_key) % 8 == 0 &&
+_Static_assert(offsetof(struct pspawn_arrival, key) == 64 && sizeof(struct pspawn_key) % 8 == 0 &&
 		       offsetof(struct pspawn_arrival, settings) ==
 			       offsetof(struct pspawn_arrival, key) + sizeof(struct pspawn_key) &&
 		       sizeof(struct pspawn_arrival) == offsetof(struct pspawn_arrival, nfds) + 4,

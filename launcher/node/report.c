@@ -64,6 +64,29 @@ static void put_dropped(FILE *f, const char *lines)
 	}
 }
 
+/* Only where replicas were asked for; null otherwise. */
+static void put_replicas(FILE *f, const struct gatherer *g, const struct context *c)
+{
+	const char *why = c->c.replicated    ? c->c.replica_reason
+			  : g->ndomains == 1 ? "the node has one NUMA domain: its memory is local to all"
+					     : "the proxy did not come so far";
+
+	fputs("\"replicas\": ", f);
+	if (!g->pairs[c->model]->a.replicate) {
+		fputs("null, ", f);
+		return;
+	}
+	fprintf(f, "{\"bytes\": %llu, \"objects\": %u, \"reason\": ", (unsigned long long)c->c.replica_bytes,
+		c->c.replica_objects);
+	if (*why)
+		put_string(f, why);
+	else
+		fputs("null", f);
+	fputs(", \"left_out\": [", f);
+	put_dropped(f, c->c.left_out);
+	fputs("]}, ", f);
+}
+
 static void put_context(FILE *f, const struct gatherer *g, const struct context *c)
 {
 	fputs("{\"executable\": ", f);
@@ -84,6 +107,7 @@ static void put_context(FILE *f, const struct gatherer *g, const struct context 
 		: c->profile_used ? "\"used\""
 				  : "null",
 		c->died_early);
+	put_replicas(f, g, c);
 	put_us(f, g, "created_us", c->c.created_us, "}");
 }
 

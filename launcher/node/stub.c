@@ -32,7 +32,7 @@ struct stub {
 	const char *app;     /* as typed */
 	char path[PATH_MAX]; /* what to exec */
 	const char *refusal; /* why this process cannot be handed over; the gatherer is told all the same */
-	const char *fork_point, *report, *domains, *bind_to, *engine_name, *timeout, *preload, *record;
+	const char *fork_point, *report, *domains, *bind_to, *engine_name, *timeout, *preload, *record, *replicate;
 	const char *spank; /* what the SPANK plugin told about the step: SPANK_OPTION; NULL without it */
 	const char *mover; /* its mover's address */
 	int require, verbose, off, found;
@@ -140,7 +140,7 @@ static void __attribute__((noreturn)) usage(int code)
 		"    mpirun -n 64 numactl -m1 pspawn-stub ./app\n"
 		"\n"
 		"  --pspawn-fork-point=auto|exec|preinit|main|warm|app  --pspawn-bind-to=none|numa|core\n"
-		"  --pspawn-preload=NAME,NAME...  --pspawn-record[=auto]\n"
+		"  --pspawn-preload=NAME,NAME...  --pspawn-record[=auto]  --pspawn-replicate[=SIZE]\n"
 		"  --pspawn-report=FILE  --pspawn-require  --pspawn-timeout=SECONDS  --pspawn-verbose\n"
 		"  --pspawn-engine=openmpi|prrte|hydra|slurm    --pspawn-domains=CPUS;CPUS...\n"
 		"Each is also read from the environment (PSPAWN_FORK_POINT=main ...); PSPAWN=0 turns all off.\n";
@@ -159,6 +159,8 @@ static void take_word(const char *word)
 		stub.verbose = 1;
 	else if (raw_streq(word, "--pspawn-record"))
 		stub.record = "1";
+	else if (raw_streq(word, "--pspawn-replicate"))
+		stub.replicate = "1";
 	else if (raw_streq(word, "--pspawn-by-engine"))
 		stub.by_engine = 1;
 	else if (!take_option(word, "--pspawn-fork-point", &stub.fork_point) &&
@@ -166,6 +168,7 @@ static void take_word(const char *word)
 		 !take_option(word, "--pspawn-domains", &stub.domains) &&
 		 !take_option(word, "--pspawn-preload", &stub.preload) &&
 		 !take_option(word, "--pspawn-record", &stub.record) &&
+		 !take_option(word, "--pspawn-replicate", &stub.replicate) &&
 		 !take_option(word, "--pspawn-bind-to", &stub.bind_to) &&
 		 !take_option(word, "--pspawn-engine", &stub.engine_name) &&
 		 !take_option(word, SPANK_OPTION, &stub.spank) &&
@@ -235,6 +238,7 @@ static void parse_arguments(int argc, char **argv, char **envp)
 	stub.domains = engine_getenv(envp, "PSPAWN_DOMAINS");
 	stub.preload = engine_getenv(envp, "PSPAWN_PRELOAD");
 	stub.record = engine_getenv(envp, "PSPAWN_RECORD");
+	stub.replicate = engine_getenv(envp, "PSPAWN_REPLICATE");
 	stub.bind_to = engine_getenv(envp, "PSPAWN_BIND_TO");
 	stub.engine_name = engine_getenv(envp, "PSPAWN_ENGINE");
 	stub.timeout = engine_getenv(envp, "PSPAWN_TIMEOUT");
@@ -265,6 +269,26 @@ static uint32_t record_option(void)
 	if (!is_true(stub.record))
 		return 0;
 	return raw_streq(stub.record, "auto") ? PSPAWN_RECORD_MISSING : PSPAWN_RECORD;
+}
+
+/* Bytes of 512M and such; 0 for no replicas. Without a letter a number is 0 or 1: no, yes. */
+static uint64_t replicate_option(void)
+{
+	const char *s = stub.replicate;
+	long number = is_true(s) ? raw_atol(s) : 0;
+	int shift;
+
+	if (!is_true(s))
+		return 0;
+	if (raw_streq(s, "1"))
+		return PSPAWN_REPLICATE_LIMIT;
+	while (*s >= '0' && *s <= '9')
+		s++;
+	shift = *s == 'K' ? 10 : *s == 'M' ? 20 : *s == 'G' ? 30 : 0;
+	if (shift && !s[1] && number > 0)
+		return (uint64_t)number << shift;
+	complain("pspawn-stub: bad value for --pspawn-replicate: ", stub.replicate, ", which is no size like 512M", "");
+	sys_exit(2);
 }
 
 static uint32_t choose(const char *value, const char *const *names, const char *option)
@@ -661,6 +685,7 @@ static const char *arrive(void)
 	a->bind_to = choose(stub.bind_to, binds, "--pspawn-bind-to: ");
 	a->options = (stub.require ? PSPAWN_REQUIRE : 0) | (stub.verbose ? PSPAWN_VERBOSE : 0) |
 		     (stub.by_engine ? PSPAWN_BY_ENGINE : 0) | record_option();
+	a->replicate = replicate_option();
 	n = stub.timeout ? raw_atol(stub.timeout) : -1;
 	a->timeout_ms = n > 0 && n < 86400 ? (uint32_t)n * 1000 : DEFAULT_TIMEOUT_MS;
 	a->start_us = stub.start_us;

@@ -21,7 +21,9 @@ of the node started (``zero_us``: when that was, CLOCK_MONOTONIC)::
      "contexts": [{"executable": str, "numa_node": int, "pid": int, "fork_point": "preinit" | "main", "requests": int,
                    "refused": [{"fork_point": "main", "reason": str}, …], "preloaded": int,
                    "dropped": [{"name": str, "reason": str}, …], "profile": "used" | "recorded" | null,
-                   "died_early": int, "created_us": int | null}, …],
+                   "died_early": int, "replicas": {"bytes": int, "objects": int, "reason": str | null,
+                   "left_out": [{"name": str, "reason": str}, …]} | null,   (null: not asked for)
+                   "created_us": int | null}, …],
      "ranks": [{"rank": int, "pid": int, "stub_pid": int, "context": int | null,   (index into contexts)
                 "numa_node": int | null, "cpus": "0-1", "launched_by": "fork" | "exec", "reason": str | null,
                 "forked_us": int | null, "released_us": int | null, "entered_us": int | null}, …]}
@@ -67,10 +69,20 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Dropped:
-    """A preload that was not loaded."""
+    """A preload that was not loaded, or an object without a replica."""
 
     name: str
     reason: str
+
+
+@dataclass(frozen=True)
+class Replicas:
+    """A proxy's own copies of code and read-only data; ``reason``: why there are none."""
+
+    bytes: int
+    objects: int
+    reason: str | None = None
+    left_out: tuple[Dropped, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -89,6 +101,7 @@ class Context:
     dropped: tuple[Dropped, ...] = ()
     profile: str | None = None
     died_early: int = 0
+    replicas: Replicas | None = None
 
 
 @dataclass(frozen=True)
@@ -263,7 +276,7 @@ class _Fields:
 
     def object(self, key: str) -> Iterable[_Fields]:
         """None or one."""
-        if key in self._data:
+        if self._data.get(key) is not None:
             yield _Fields(self._data[key], f"{self._place}: {key}")
 
     def items(self, key: str, default: Any = _REQUIRED) -> Iterable[_Fields]:
@@ -327,7 +340,19 @@ def _context(context: _Fields) -> Context:
         dropped=tuple(Dropped(d.get("name", str), d.get("reason", str)) for d in context.items("dropped", [])),
         profile=context.maybe("profile", str),
         died_early=context.maybe("died_early", int) or 0,
+        replicas=_replicas(context),
     )
+
+
+def _replicas(context: _Fields) -> Replicas | None:
+    for replicas in context.object("replicas"):
+        return Replicas(
+            bytes=replicas.get("bytes", int),
+            objects=replicas.get("objects", int),
+            reason=replicas.maybe("reason", str),
+            left_out=tuple(Dropped(d.get("name", str), d.get("reason", str)) for d in replicas.items("left_out", [])),
+        )
+    return None
 
 
 def _rank(rank: _Fields) -> Rank:
@@ -381,6 +406,14 @@ def table(report: Report) -> str:
     return "\n".join(lines)
 
 
+def _replica_lines(replicas: Replicas) -> list[str]:
+    if replicas.reason:
+        lines = [f"has no replicas: {printable(replicas.reason)}"]
+    else:
+        lines = [f"has replicas of {_count(replicas.objects, 'object')}, {replicas.bytes / 2**20:.1f} MiB"]
+    return lines + [f"has no replica of {printable(d.name)}: {printable(d.reason)}" for d in replicas.left_out]
+
+
 def _node_lines(node: Node) -> list[str]:
     domains = "; ".join(f"numa {domain.numa_node}: {domain.cpus}" for domain in node.domains)
     head = f"{node.host}: {_count(len(node.ranks), 'rank')}, {_count(node.vector_calls, 'vector call')}"
@@ -411,6 +444,8 @@ def _node_lines(node: Node) -> list[str]:
                 died = _count(context.died_early, "rank")
                 lines.append(f"  context {index}: {died} failed within a second of the fork at {context.fork_point}")
             lines += [f"  context {index} did not preload {d.name}: {d.reason}" for d in context.dropped]
+            if context.replicas:
+                lines += [f"  context {index} {line}" for line in _replica_lines(context.replicas)]
     if node.ranks:
         rows = [["ranks", "numa", "cpus", "by", "context", "forked", "released", "in main", "why"]]
         for group in _groups(node.ranks):

@@ -21,6 +21,7 @@ static const struct {
 	{"close_range", SYS_close_range},
 	{"pidfd_getfd", SYS_pidfd_getfd},
 	{"pidfd_send_signal", SYS_pidfd_send_signal},
+	{"madvise", SYS_madvise},
 };
 
 int main(int argc, char **argv)

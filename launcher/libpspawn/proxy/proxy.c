@@ -332,6 +332,11 @@ void pspawn_serve(void)
 				return;
 			continue;
 		}
+		if (msg.kind == PSPAWN_MSG_REPLICATE) {
+			raw_recv(p->sock, &msg, sizeof msg, NULL, NULL, 0);
+			pspawn_replicate(msg.size);
+			continue;
+		}
 		if (msg.kind != PSPAWN_MSG_BATCH)
 			sys_exit(1);
 		pid_t pid = fork();

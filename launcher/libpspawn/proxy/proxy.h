@@ -62,6 +62,8 @@ HIDDEN void pspawn_give_up(const char *reason) __attribute__((noreturn));
 HIDDEN int pspawn_begin_preload(const char *preload);
 /* climb.c: it is done; after a climb that failed looks whether it was this one. */
 HIDDEN void pspawn_end_preload(void);
+/* replicate.c: copies of code and read-only data, at most `limit` bytes, for this process and its forks; tells the caller. */
+HIDDEN void pspawn_replicate(uint64_t limit);
 /* climb.c: in a rank, what the program itself has changed of its environment before the fork point. */
 HIDDEN void pspawn_change_environment(void);
 

@@ -30,7 +30,8 @@ class OwnOption(NamedTuple):
 
     name: str
     kind: str
-    """flag, choice, seconds, table, names; file and mode, whose value is optional, so that only ``=FILE`` gives one."""
+    """flag, choice, seconds, table, names; file, mode and size, whose value is optional, so that only ``=FILE`` gives
+    one."""
     text: str
     example: str
     choices: tuple[str, ...] = ()
@@ -67,6 +68,13 @@ OPTIONS = (
         " see pspawn profile --help.",
         "--pspawn-record",
         ("1", "auto", "0"),
+    ),
+    OwnOption(
+        "replicate",
+        "size",
+        "Copy code and read-only data of the program and its libraries into each NUMA domain's memory, at most SIZE"
+        " (512M by default).",
+        "--pspawn-replicate=2G",
     ),
     OwnOption(
         "report",
@@ -321,6 +329,7 @@ def read_own(words: list[str]) -> Own:
         given.get("fork-point"), None, bool(given.get("require")), given.get("timeout"), bool(given.get("verbose")),
         given.get("bind-to"), given.get("domains"), given.get("preload"),
         None if given.get("record") == "0" else given.get("record"),
+        None if given.get("replicate") == "0" else given.get("replicate"),
     )  # fmt: skip
     return Own(stub, given.get("engine"), report)
 
@@ -338,7 +347,7 @@ def _plainly_right(words: list[str]) -> dict[str, Any] | None:
         found = next((option for option in OPTIONS if option.word == word), None)
         if found is None:
             return None
-        if found.kind in ("flag", "mode") and not equals:
+        if found.kind in ("flag", "mode", "size") and not equals:
             value = "1"
         elif takes_value(word) and not equals:
             at += 1
@@ -358,6 +367,7 @@ def _plainly_right(words: list[str]) -> dict[str, Any] | None:
             option.kind in ("file", "names")
             or (option.kind in ("choice", "mode") and text in option.choices)
             or (option.kind == "table" and is_table(text))
+            or (option.kind == "size" and is_size(text))
         ):
             values[option.name] = text
         elif option.kind == "seconds" and text.isascii() and text.isdigit() and int(text) > 0:
@@ -371,8 +381,8 @@ def _click_reads(words: list[str]) -> dict[str, Any]:
     import click
 
     # Only the form with '=' can have a value; without one, click would look for it in the next word.
-    bare = {option.word: option.word + ("=1" if option.kind == "mode" else "=") for option in OPTIONS
-            if option.kind in ("file", "mode")}  # fmt: skip
+    bare = {option.word: option.word + ("=" if option.kind == "file" else "=1") for option in OPTIONS
+            if option.kind in ("file", "mode", "size")}  # fmt: skip
     words = [bare.get(word, word) for word in words]
     try:
         with command().make_context(PROGRAM, words) as context:
@@ -384,6 +394,14 @@ def _click_reads(words: list[str]) -> dict[str, Any]:
         raise EngineError(f"no such option: {error.option_name}; did you mean {nearest}?", USAGE_ERROR) from None
     except click.ClickException as error:
         raise EngineError(" ".join(error.format_message().split()), USAGE_ERROR) from None
+
+
+def is_size(text: str) -> bool:
+    """Whether this is a size as pspawn-stub reads it: 512M; or 0 and 1, no and yes."""
+    number, letter = text[:-1], text[-1:]
+    if text in ("0", "1"):
+        return True
+    return letter in ("K", "M", "G") and number.isascii() and number.isdigit() and 0 < int(number) < 1 << 31
 
 
 def is_table(text: str) -> bool:
@@ -411,6 +429,11 @@ def command() -> click.Command:
             raise click.BadParameter(f"{value!r} is no table of domains like '0-3;4-7': {error}.") from None
         return value
 
+    def check_size(_context: click.Context, _option: click.Parameter, value: str | None) -> str | None:
+        if value and not is_size(value):
+            raise click.BadParameter(f"{value!r} is no size like 512M.")
+        return value or None
+
     def parameter(option: OwnOption) -> click.Option:
         kinds: dict[str, dict[str, Any]] = {
             "flag": {"is_flag": True},
@@ -420,6 +443,7 @@ def command() -> click.Command:
             "file": {"metavar": "[=FILE]"},
             "mode": {"type": click.Choice(option.choices), "metavar": "[=auto]"},
             "names": {"metavar": "NAME,NAME…"},
+            "size": {"callback": check_size, "metavar": "[=SIZE]"},
         }
         name = option.name.replace("-", "_")
         text = f"{option.text} Example: {option.example}"

@@ -68,6 +68,8 @@ class StubOptions(NamedTuple):
     preload: Optional[str] = None  # noqa: UP045
     record: Optional[str] = None  # noqa: UP045
     """"1", or "auto": only where there is no profile."""
+    replicate: Optional[str] = None  # noqa: UP045
+    """"1", or a size like 512M."""
 
     def words(self, stub: str, engine: str) -> list[str]:
         """The stub's path and options. No option has a blank (engines split the agent at blanks); the path may."""
@@ -92,6 +94,8 @@ class StubOptions(NamedTuple):
             words.append(f"--pspawn-preload={percent_encoded(self.preload)}")
         if self.record is not None:
             words.append("--pspawn-record" if self.record == "1" else f"--pspawn-record={self.record}")
+        if self.replicate is not None:
+            words.append("--pspawn-replicate" if self.replicate == "1" else f"--pspawn-replicate={self.replicate}")
         return words
 
 
