@@ -98,7 +98,14 @@ static void __attribute__((constructor)) habit(void)
 	limit.rlim_cur = 4 << 20;
 	setrlimit(RLIMIT_STACK, &limit);
 #elif defined(HABIT_POLICY)
+#ifdef OWN_NODE
+	unsigned cpu, node;
+
+	syscall(SYS_getcpu, &cpu, &node, NULL);
+	syscall(SYS_set_mempolicy, MPOL_BIND, &(unsigned long){1ul << node}, 64ul);
+#else
 	syscall(SYS_set_mempolicy, MPOL_INTERLEAVE, &(unsigned long){1}, 64ul);
+#endif
 #elif defined(HABIT_SIGNAL)
 	signal(SIGUSR1, take);
 	raise(SIGUSR1);

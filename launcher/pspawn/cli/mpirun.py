@@ -75,6 +75,12 @@ OPTIONS = (
         "--pspawn-report=run.json",
     ),
     OwnOption(
+        "report-pages",
+        "flag",
+        "In the report, say also on which NUMA nodes each rank's pages are.",
+        "--pspawn-report --pspawn-report-pages",
+    ),
+    OwnOption(
         "require",
         "flag",
         "Fail, instead of exec, where a rank can't be forked.",
@@ -320,7 +326,7 @@ def read_own(words: list[str]) -> Own:
     stub = StubOptions(
         given.get("fork-point"), None, bool(given.get("require")), given.get("timeout"), bool(given.get("verbose")),
         given.get("bind-to"), given.get("domains"), given.get("preload"),
-        None if given.get("record") == "0" else given.get("record"),
+        None if given.get("record") == "0" else given.get("record"), bool(given.get("report-pages")),
     )  # fmt: skip
     return Own(stub, given.get("engine"), report)
 
