@@ -61,16 +61,16 @@ def test_each_option_reaches_the_stub_in_both_forms_and_from_the_environment(lau
     expected = [
         f"--pspawn-engine={launcher.mpi.engine}", "--pspawn-by-engine", "--pspawn-fork-point=main", "--pspawn-require",
         "--pspawn-timeout=7",
-        "--pspawn-verbose", "--pspawn-bind-to=numa", "--pspawn-domains=0-0;1-1", "true",
+        "--pspawn-verbose", "--pspawn-bind-to=numa", "--pspawn-domains=0-0;1-1", "--pspawn-report-pages", "true",
     ]  # fmt: skip
     joined = [
         "--pspawn-fork-point=main", "--pspawn-require", "--pspawn-timeout=7", "--pspawn-verbose",
-        "--pspawn-bind-to=numa", "--pspawn-domains=0-0;1-1",
+        "--pspawn-bind-to=numa", "--pspawn-domains=0-0;1-1", "--pspawn-report-pages",
     ]  # fmt: skip
     apart = [word for option in joined for word in option.split("=")]
     variables = {
         "PSPAWN_FORK_POINT": "main", "PSPAWN_REQUIRE": "1", "PSPAWN_TIMEOUT": "7", "PSPAWN_VERBOSE": "1",
-        "PSPAWN_BIND_TO": "numa", "PSPAWN_DOMAINS": "0-0;1-1",
+        "PSPAWN_BIND_TO": "numa", "PSPAWN_DOMAINS": "0-0;1-1", "PSPAWN_REPORT_PAGES": "1",
     }  # fmt: skip
     for found in (
         recorder.run(*joined, "-n", "1", "true"),

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from pspawn import report
 from pspawn.cli.main import main as pspawn
-from support.mpi import Launcher
+from support.mpi import Launcher, Pspawn
 from support.recorded import Recorder
+from support.report import assert_forked
 
 
 def rank(number: int, **fields: Any) -> dict[str, Any]:
@@ -29,7 +30,7 @@ def rank(number: int, **fields: Any) -> dict[str, Any]:
 def node(host: str, ranks: list[dict[str, Any]], **fields: Any) -> dict[str, Any]:
     context = {
         "executable": "/opt/app", "numa_node": 0, "pid": 50, "fork_point": "preinit", "requests": 1, "refused": [],
-        "created_us": 3000,
+        "pages": {"anonymous": {"0": 999, "1": 1}, "file": {"1": 2785}}, "created_us": 3000,
     }  # fmt: skip
     return {
         "host": host, "local_size": len(ranks), "vector_calls": 1, "zero_us": 1,
@@ -67,6 +68,28 @@ def test_what_the_mover_did_is_shown(tmp_path: Path) -> None:
     shown = report.table(report.from_dict(report.read(str(file))[0]))
     assert "  1 rank moved into their cgroups\n" in shown
     assert "  0 ranks moved into their cgroups (the mover died)\n" in shown
+
+
+def test_pages_are_shown_by_their_place(tmp_path: Path) -> None:
+    """Those of each proxy, and of each rank that was looked at; 99.96 % is not all."""
+    file = tmp_path / "r.json"
+    pages = {"anonymous": {"0": 9996, "3": 4}, "file": {}}
+    part(file, "a", [rank(0), rank(1, pages=pages), rank(2, launched_by="exec", context=None, numa_node=None)])
+    shown = report.table(report.from_dict(report.read(str(file))[0])).splitlines()
+    at = next(index for index, line in enumerate(shown) if line.startswith("  pages "))
+    assert [line.split() for line in shown[at + 1 :]] == [
+        ["context", "0", "0", "999", "1", "99.9", "0", "2785", "0"],
+        ["rank", "1", "0", "9996", "4", "99.9", "0", "0", "-"],
+    ]
+
+
+@pytest.mark.parametrize(
+    "pages", [[], {"anonymous": {}}, {"anonymous": {"x": 1}, "file": {}}, {"anonymous": {"0": "1"}}]
+)
+def test_pages_that_are_none_are_refused(pages: Any) -> None:
+    made = {"version": 1, "engine": "hydra", "nodes": [node("a", [rank(0, pages=pages)])]}
+    with pytest.raises(report.ReportError, match="pages"):
+        report.from_dict(made)
 
 
 def test_parts_that_came_late_join_the_report(tmp_path: Path) -> None:
@@ -168,7 +191,15 @@ def test_a_table_is_not_broken_by_what_programs_are_called() -> None:
 def test_every_documented_key_is_read_and_each_is_documented() -> None:
     names = {
         name
-        for kind in (report.Report, report.Node, report.Domain, report.Context, report.Refusal, report.Rank)
+        for kind in (
+            report.Report,
+            report.Node,
+            report.Domain,
+            report.Context,
+            report.Refusal,
+            report.Rank,
+            report.Pages,
+        )
         for name in kind.__dataclass_fields__
     } | set(report.Replicas.__dataclass_fields__)
     text = (Path(__file__).parent.parent / "docs" / "report.md").read_text()
@@ -283,6 +314,23 @@ def test_a_report_file_is_one_and_its_parts_are_gone(launcher: Launcher) -> None
     made = report.from_dict(json.loads(file.read_text()))
     assert sorted(r.rank for r in made.ranks) == [0, 1, 2]
     assert {r.launched_by for r in made.ranks} == {"fork"}
+
+
+@pytest.mark.mpi
+@pytest.mark.needs_stub
+@pytest.mark.skipif(not os.path.exists("/proc/self/numa_maps"), reason="a kernel without CONFIG_NUMA has no numa_maps")
+def test_pages_of_ranks_are_told_on_request(one_launcher: Launcher) -> None:
+    """Those of proxies always. What a rank has at 0.1 s is not what it has at 1 s: the last look counts."""
+    grow = ["python3", "-Sc", "import time; time.sleep(0.4); a = bytearray(32 << 20); time.sleep(1)"]
+    for options in ((), ("--pspawn-report-pages",)):
+        run = one_launcher.run(grow, 2, pspawn=Pspawn("preinit", options=options))
+        assert_forked(run.report, 2, "preinit")
+        (node,) = report.from_dict(run.report or {}).nodes
+        assert all(c.pages and c.pages.anonymous[0] > 10 and c.pages.file[0] > 100 for c in node.contexts), node
+        if options:
+            assert all(r.pages and r.pages.anonymous[0] > 32 << 8 for r in node.ranks), node
+        else:
+            assert [r.pages for r in node.ranks] == [None, None], node
 
 
 @pytest.mark.mpi

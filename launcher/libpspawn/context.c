@@ -126,7 +126,8 @@ static int child_main(void *arg)
 	if (origin->numa_node >= 0 && origin->numa_node < PSPAWN_NODE_BYTES * 8) {
 		raw_zero(nodes, sizeof nodes);
 		nodes[origin->numa_node / 8] |= (uint8_t)(1 << origin->numa_node % 8);
-		ret = sys3(__NR_set_mempolicy, MPOL_BIND, nodes, sizeof nodes * 8);
+		/* STATIC_NODES marks it as ours: a constructor that binds to the same node is seen too (check.c) */
+		ret = sys3(__NR_set_mempolicy, MPOL_BIND | MPOL_F_STATIC_NODES, nodes, sizeof nodes * 8);
 		if (ret < 0 && ret != -ENOSYS)
 			goto fail;
 	}

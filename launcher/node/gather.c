@@ -34,6 +34,8 @@ enum { ON_LISTENER, ON_SIGNAL, ON_PAIR, ON_CONTEXT, ON_MOVER };
 #define LINGER_US 1000000      /* without a living pair, while not all of the node's stubs have arrived */
 #define WRAPPED_PATIENCE_US 1000000 /* for further stubs, where wrappers start them */
 #define RELEASE_GRACE_US 20000	    /* after the last commit, until the ranks have noted their times */
+#define FIRST_SAMPLE_US 100000	    /* after it too: the first look at where the ranks' pages are */
+#define SECOND_SAMPLE_US 1000000    /* the second; from then on in doubling times */
 
 #ifdef PSPAWN_TEST
 static void test_stop(const char *state)
@@ -1449,6 +1451,21 @@ static void conclude(struct gatherer *g, struct context *c)
 		}
 	}
 	warm_note_dropped(g, c);
+}
+
+static bool reports(const struct gatherer *g)
+{
+	for (int i = 0; i < g->npairs; i++)
+		if (g->pairs[i]->blob && *g->pairs[i]->report)
+			return true;
+	return false;
+}
+
+/* After all stubs have been told: they need not wait for this. */
+static void release_proxy(const struct gatherer *g, struct context *c)
+{
+	if (c->state == CONTEXT_CALLED && reports(g))
+		c->pages = pages_of(c->c.serving);
 	end_context(c, CONTEXT_SETTLED);
 }
 
@@ -1466,6 +1483,10 @@ static bool settle(struct gatherer *g)
 		if (g->contexts[i]->arena.batch &&
 		    (g->contexts[i]->state == CONTEXT_CALLED || g->contexts[i]->state == CONTEXT_FAILED))
 			conclude(g, g->contexts[i]);
+	for (int i = 0; i < g->ncontexts; i++)
+		if (g->contexts[i]->arena.batch &&
+		    (g->contexts[i]->state == CONTEXT_CALLED || g->contexts[i]->state == CONTEXT_FAILED))
+			release_proxy(g, g->contexts[i]);
 	test_stop("prepared");
 	return true;
 }
@@ -1541,6 +1562,34 @@ static void hear_context(struct gatherer *g, struct context *c)
 		fail_context(c, c->c.created_us ? "the proxy died" : c->c.reason);
 }
 
+static bool samples_ranks(const struct gatherer *g)
+{
+	for (int i = 0; i < g->npairs; i++)
+		if (g->pairs[i]->blob && g->pairs[i]->a.options & PSPAWN_REPORT_PAGES)
+			return reports(g);
+	return false;
+}
+
+/* Where the pages of the ranks are, as far as they live. */
+static void sample_ranks(struct gatherer *g, int64_t now)
+{
+	bool alive = false;
+
+	for (int i = 0; i < g->npairs; i++) {
+		struct pair *p = g->pairs[i];
+		struct page_counts *pages = p->state == PAIR_COMMITTED && !p->rank_ended ? pages_of(p->rank_pid) : NULL;
+
+		if (!pages)
+			continue;
+		free(p->pages);
+		p->pages = pages;
+		alive = true;
+	}
+	g->sample_due_us = !alive					 ? 0
+			   : now - g->sampled_from_us < SECOND_SAMPLE_US ? g->sampled_from_us + SECOND_SAMPLE_US
+									 : 2 * now - g->sampled_from_us;
+}
+
 static void lose_pair(struct gatherer *g, struct pair *p)
 {
 	bool waiting = p->state == PAIR_CANDIDATE || p->state == PAIR_BATCHED;
@@ -1578,8 +1627,11 @@ static void hear_pair(struct gatherer *g, int index)
 		return;
 	if (n == sizeof kind && kind == STUB_COMMIT && p->state == PAIR_PREPARED) {
 		p->state = PAIR_COMMITTED;
-		if (count_in(g, PAIR_PREPARED) == 0)
+		if (count_in(g, PAIR_PREPARED) == 0) {
 			g->report_due_us = now_us() + RELEASE_GRACE_US;
+			g->sampled_from_us = now_us();
+			g->sample_due_us = samples_ranks(g) ? g->sampled_from_us + FIRST_SAMPLE_US : 0;
+		}
 		mirror(g, p);
 		return;
 	}
@@ -1687,6 +1739,8 @@ static void tick(struct gatherer *g)
 		g->report_due_us = 0;
 		write_report(g);
 	}
+	if (g->sample_due_us && now >= g->sample_due_us)
+		sample_ranks(g, now);
 	if (now - g->last_heartbeat_us < heartbeat_ms(g) * 1000)
 		return;
 	g->last_heartbeat_us = now;
@@ -1824,7 +1878,9 @@ int main(int argc, char **argv)
 	if (g.mover.sock >= 0 && !watch(&g, g.mover.sock, ON_MOVER, 0))
 		return 1;
 	do {
-		int wait_ms = g.report_due_us ? RELEASE_GRACE_US / 1000 : heartbeat_ms(&g) / 2;
+		int wait_ms = g.report_due_us	? RELEASE_GRACE_US / 1000
+			      : g.sample_due_us ? FIRST_SAMPLE_US / 1000
+						: heartbeat_ms(&g) / 2;
 		int n = epoll_wait(g.epoll, events, 64, wait_ms);
 
 		for (int i = 0; i < n; i++) {

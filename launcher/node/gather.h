@@ -10,6 +10,7 @@
 
 #include "../libpspawn/internal.h"
 #include "mover.h"
+#include "pages.h"
 #include "profile.h"
 #include "protocol.h"
 
@@ -53,8 +54,9 @@ struct pair {
 	char reason[PSPAWN_REASON_LEN]; /* why it was not forked */
 	int64_t forked_us, released_us, entered_us;
 	char core_dir[64];
-	bool warns;	   /* its stub is to say that ranks died early */
-	bool moves, moved; /* its rank has to go into other cgroups than the gatherer's; and did */
+	bool warns;		   /* its stub is to say that ranks died early */
+	bool moves, moved;	   /* its rank has to go into other cgroups than the gatherer's; and did */
+	struct page_counts *pages; /* owned: where the rank's were when they were last looked at; NULL: nobody did */
 };
 
 enum context_state {
@@ -100,6 +102,8 @@ struct context {
 	struct pspawn_record *record;
 	int died_early;	 /* ranks that failed in their first second */
 	bool replicates; /* was asked for replicas */
+	struct page_counts
+		*pages; /* owned: where the proxy's were when all ranks had been forked; NULL: nobody looked */
 };
 
 /* The way to the mover, if the plugin named one. */
@@ -136,7 +140,8 @@ struct gatherer {
 	int vector_calls;
 	int64_t last_arrival_us, last_heartbeat_us, zero_us;
 	uint32_t timeout_ms;
-	int64_t report_due_us; /* 0: nothing to write */
+	int64_t report_due_us;			/* 0: nothing to write */
+	int64_t sampled_from_us, sample_due_us; /* the ranks' pages; 0: no more, or not wanted */
 	struct mover_link mover;
 	bool ending;			       /* the last stub was told and waits for our end */
 	bool recording;			       /* was asked for */

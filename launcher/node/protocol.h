@@ -29,7 +29,8 @@ enum pspawn_option {
 	PSPAWN_VERBOSE = 2,
 	PSPAWN_BY_ENGINE = 4,
 	PSPAWN_RECORD = 8,
-	PSPAWN_RECORD_MISSING = 16
+	PSPAWN_RECORD_MISSING = 16,
+	PSPAWN_REPORT_PAGES = 32 /* of each rank too */
 };
 
 /* stub -> gatherer */

@@ -47,6 +47,31 @@ static void put_cpus(FILE *f, const uint8_t *mask)
 	put_string(f, text);
 }
 
+static void put_kind(FILE *f, const char *name, const uint64_t *counts, int nodes)
+{
+	const char *comma = "";
+
+	fprintf(f, "\"%s\": {", name);
+	for (int node = 0; node < nodes; node++)
+		if (counts[node]) {
+			fprintf(f, "%s\"%d\": %llu", comma, node, (unsigned long long)counts[node]);
+			comma = ", ";
+		}
+	fputc('}', f);
+}
+
+/* Only where they were looked at. */
+static void put_pages(FILE *f, const struct page_counts *pages)
+{
+	if (!pages)
+		return;
+	fputs("\"pages\": {", f);
+	put_kind(f, "anonymous", pages->anonymous, pages->nodes);
+	fputs(", ", f);
+	put_kind(f, "file", pages->file, pages->nodes);
+	fputs("}, ", f);
+}
+
 /* Lines of names and reasons, by turns. */
 static void put_dropped(FILE *f, const char *lines)
 {
@@ -108,6 +133,7 @@ static void put_context(FILE *f, const struct gatherer *g, const struct context 
 				  : "null",
 		c->died_early);
 	put_replicas(f, g, c);
+	put_pages(f, c->pages);
 	put_us(f, g, "created_us", c->c.created_us, "}");
 }
 
@@ -139,6 +165,7 @@ static void put_rank(FILE *f, const struct gatherer *g, const struct pair *p)
 	else
 		put_string(f, p->reason);
 	fputs(", ", f);
+	put_pages(f, p->pages);
 	put_us(f, g, "forked_us", forked ? p->forked_us : 0, ", ");
 	put_us(f, g, "released_us", forked ? p->released_us : 0, ", ");
 	put_us(f, g, "entered_us", forked ? p->entered_us : 0, "}");

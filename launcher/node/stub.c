@@ -35,7 +35,7 @@ struct stub {
 	const char *fork_point, *report, *domains, *bind_to, *engine_name, *timeout, *preload, *record, *replicate;
 	const char *spank; /* what the SPANK plugin told about the step: SPANK_OPTION; NULL without it */
 	const char *mover; /* its mover's address */
-	int require, verbose, off, found;
+	int require, verbose, report_pages, off, found;
 	int by_engine; /* PSPAWN_BY_ENGINE */
 	int wraps;     /* what it execs starts another stub, for which --pspawn-require holds */
 	struct engine_job job;
@@ -141,7 +141,8 @@ static void __attribute__((noreturn)) usage(int code)
 		"\n"
 		"  --pspawn-fork-point=auto|exec|preinit|main|warm|app  --pspawn-bind-to=none|numa|core\n"
 		"  --pspawn-preload=NAME,NAME...  --pspawn-record[=auto]  --pspawn-replicate[=SIZE]\n"
-		"  --pspawn-report=FILE  --pspawn-require  --pspawn-timeout=SECONDS  --pspawn-verbose\n"
+		"  --pspawn-report=FILE  --pspawn-report-pages  --pspawn-require  --pspawn-timeout=SECONDS  "
+		"--pspawn-verbose\n"
 		"  --pspawn-engine=openmpi|prrte|hydra|slurm    --pspawn-domains=CPUS;CPUS...\n"
 		"Each is also read from the environment (PSPAWN_FORK_POINT=main ...); PSPAWN=0 turns all off.\n";
 
@@ -157,6 +158,8 @@ static void take_word(const char *word)
 		stub.require = 1;
 	else if (raw_streq(word, "--pspawn-verbose"))
 		stub.verbose = 1;
+	else if (raw_streq(word, "--pspawn-report-pages"))
+		stub.report_pages = 1;
 	else if (raw_streq(word, "--pspawn-record"))
 		stub.record = "1";
 	else if (raw_streq(word, "--pspawn-replicate"))
@@ -244,6 +247,7 @@ static void parse_arguments(int argc, char **argv, char **envp)
 	stub.timeout = engine_getenv(envp, "PSPAWN_TIMEOUT");
 	stub.require = is_true(engine_getenv(envp, "PSPAWN_REQUIRE"));
 	stub.verbose = is_true(engine_getenv(envp, "PSPAWN_VERBOSE"));
+	stub.report_pages = is_true(engine_getenv(envp, "PSPAWN_REPORT_PAGES"));
 	if (take_plugin_words(argv, envp))
 		i = 0; /* what follows is the application's */
 	for (; i > 0 && i < argc && raw_starts(argv[i], "--"); i++) {
@@ -684,7 +688,8 @@ static const char *arrive(void)
 	a->fork_point = choose(stub.fork_point, fork_points, "--pspawn-fork-point: ");
 	a->bind_to = choose(stub.bind_to, binds, "--pspawn-bind-to: ");
 	a->options = (stub.require ? PSPAWN_REQUIRE : 0) | (stub.verbose ? PSPAWN_VERBOSE : 0) |
-		     (stub.by_engine ? PSPAWN_BY_ENGINE : 0) | record_option();
+		     (stub.by_engine ? PSPAWN_BY_ENGINE : 0) | (stub.report_pages ? PSPAWN_REPORT_PAGES : 0) |
+		     record_option();
 	a->replicate = replicate_option();
 	n = stub.timeout ? raw_atol(stub.timeout) : -1;
 	a->timeout_ms = n > 0 && n < 86400 ? (uint32_t)n * 1000 : DEFAULT_TIMEOUT_MS;

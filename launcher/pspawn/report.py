@@ -23,10 +23,14 @@ of the node started (``zero_us``: when that was, CLOCK_MONOTONIC)::
                    "dropped": [{"name": str, "reason": str}, …], "profile": "used" | "recorded" | null,
                    "died_early": int, "replicas": {"bytes": int, "objects": int, "reason": str | null,
                    "left_out": [{"name": str, "reason": str}, …]} | null,   (null: not asked for)
-                   "created_us": int | null}, …],
+                   "pages": PAGES, "created_us": int | null}, …],
      "ranks": [{"rank": int, "pid": int, "stub_pid": int, "context": int | null,   (index into contexts)
                 "numa_node": int | null, "cpus": "0-1", "launched_by": "fork" | "exec", "reason": str | null,
-                "forked_us": int | null, "released_us": int | null, "entered_us": int | null}, …]}
+                "pages": PAGES, "forked_us": int | null, "released_us": int | null, "entered_us": int | null}, …]}
+
+PAGES, missing where nobody looked, is the number of pages on each NUMA node::
+
+    {"anonymous": {"0": int, …}, "file": {"0": int, …}}
 
 Each node writes its own part beside it, ``FILE.part-HOST-PID``: ``{"version": 1, "engine": …, "node": NODE}``.
 pspawn-mpirun puts them together and removes them; :func:`merge` does so for a launch that could not. Unknown keys are
@@ -36,6 +40,7 @@ kept and not shown.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -86,9 +91,18 @@ class Replicas:
 
 
 @dataclass(frozen=True)
+class Pages:
+    """How many pages of a process are on each NUMA node, in the system's page size: its own, and those of files."""
+
+    anonymous: Mapping[int, int]
+    file: Mapping[int, int]
+
+
+@dataclass(frozen=True)
 class Context:
     """One proxy. ``created_us``: when it stood at its fork point; ``profile``: whether its preloads came from one
-    ("used"), or a rank of it wrote one ("recorded"); ``died_early``: ranks that failed in their first second."""
+    ("used"), or a rank of it wrote one ("recorded"); ``died_early``: ranks that failed in their first second;
+    ``pages``: when all ranks had been forked."""
 
     executable: str
     numa_node: int
@@ -102,11 +116,12 @@ class Context:
     profile: str | None = None
     died_early: int = 0
     replicas: Replicas | None = None
+    pages: Pages | None = None
 
 
 @dataclass(frozen=True)
 class Rank:
-    """One rank. ``entered_us``: when it was in main."""
+    """One rank. ``entered_us``: when it was in main; ``pages``: when they were last looked at."""
 
     rank: int
     pid: int
@@ -119,6 +134,7 @@ class Rank:
     forked_us: int | None = None
     released_us: int | None = None
     entered_us: int | None = None
+    pages: Pages | None = None
 
 
 @dataclass(frozen=True)
@@ -279,12 +295,21 @@ class _Fields:
         if self._data.get(key) is not None:
             yield _Fields(self._data[key], f"{self._place}: {key}")
 
+    def counts(self, key: str) -> dict[int, int]:
+        """Numbers by number; JSON has only strings as keys."""
+        found = {}
+        for name, value in self.get(key, dict).items():
+            if not (name.isascii() and name.isdigit()) or type(value) is not int:
+                raise ReportError(f"{self._place}: {key} is no object of numbers by number")
+            found[int(name)] = value
+        return found
+
     def items(self, key: str, default: Any = _REQUIRED) -> Iterable[_Fields]:
         for index, item in enumerate(self.get(key, list, default)):
             yield _Fields(item, f"{self._place}: {key}[{index}]")
 
 
-_KINDS: dict[type, str] = {int: "a whole number", str: "a string", list: "a list"}
+_KINDS: dict[type, str] = {int: "a whole number", str: "a string", list: "a list", dict: "an object"}
 
 
 def from_dict(data: Mapping[str, Any], place: str = "report") -> Report:
@@ -341,6 +366,7 @@ def _context(context: _Fields) -> Context:
         profile=context.maybe("profile", str),
         died_early=context.maybe("died_early", int) or 0,
         replicas=_replicas(context),
+        pages=_pages(context),
     )
 
 
@@ -352,6 +378,12 @@ def _replicas(context: _Fields) -> Replicas | None:
             reason=replicas.maybe("reason", str),
             left_out=tuple(Dropped(d.get("name", str), d.get("reason", str)) for d in replicas.items("left_out", [])),
         )
+    return None
+
+
+def _pages(of: _Fields) -> Pages | None:
+    for pages in of.object("pages"):
+        return Pages(pages.counts("anonymous"), pages.counts("file"))
     return None
 
 
@@ -368,6 +400,7 @@ def _rank(rank: _Fields) -> Rank:
         forked_us=rank.maybe("forked_us", int),
         released_us=rank.maybe("released_us", int),
         entered_us=rank.maybe("entered_us", int),
+        pages=_pages(rank),
     )
 
 
@@ -459,7 +492,28 @@ def _node_lines(node: Node) -> list[str]:
                  _text(first.context), forked, released, entered, first.reason or ""]
             )  # fmt: skip
         lines += _aligned(rows)
-    return lines
+    return lines + _pages_lines(node)
+
+
+def _pages_lines(node: Node) -> list[str]:
+    """Pages on the own NUMA node and elsewhere, for each process of which it is known."""
+    known = [(f"context {index}", c.numa_node, c.pages) for index, c in enumerate(node.contexts) if c.pages]
+    known += [(f"rank {r.rank}", r.numa_node, r.pages) for r in node.ranks if r.pages and r.numa_node is not None]
+    if not known:
+        return []
+    rows = [
+        ["pages", "numa", "private: own node", "elsewhere", "% local", "file: own node", "elsewhere", "% local", ""]
+    ]
+    for who, numa, pages in known:
+        rows.append([who, str(numa), *_local(pages.anonymous, numa), *_local(pages.file, numa), ""])
+    return _aligned(rows)
+
+
+def _local(pages: Mapping[int, int], node: int) -> tuple[str, str, str]:
+    """Pages on this node, elsewhere, and the share of the first: 99.9 is not 100."""
+    own, total = pages.get(node, 0), sum(pages.values())
+    share = math.floor(1000 * own / total) / 10 if total else 0.0
+    return str(own), str(total - own), f"{share:g}" if total else "-"
 
 
 def _groups(ranks: Iterable[Rank]) -> list[list[Rank]]:

@@ -22,6 +22,7 @@ HABITS = {
     "UMASK": ("umask",),
     "SIGNAL": ("signal",),
     "LIMIT": ("resource limit",),
+    "POLICY": ("memory policy",),
 }
 
 

@@ -1,6 +1,7 @@
 // A library whose constructor has a habit (-DHABIT_…) that a fork cannot repeat; habit_seen() tells what it saw, as text.
 #define _GNU_SOURCE
 #include <fcntl.h>
+#include <linux/mempolicy.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -11,6 +12,7 @@
 #include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/time.h>
 #include <unistd.h>
 
@@ -95,6 +97,15 @@ static void __attribute__((constructor)) habit(void)
 	getrlimit(RLIMIT_STACK, &limit);
 	limit.rlim_cur = 4 << 20;
 	setrlimit(RLIMIT_STACK, &limit);
+#elif defined(HABIT_POLICY)
+#ifdef OWN_NODE
+	unsigned cpu, node;
+
+	syscall(SYS_getcpu, &cpu, &node, NULL);
+	syscall(SYS_set_mempolicy, MPOL_BIND, &(unsigned long){1ul << node}, 64ul);
+#else
+	syscall(SYS_set_mempolicy, MPOL_INTERLEAVE, &(unsigned long){1}, 64ul);
+#endif
 #elif defined(HABIT_SIGNAL)
 	signal(SIGUSR1, take);
 	raise(SIGUSR1);
@@ -107,6 +118,12 @@ const char *habit_seen(void)
 {
 #ifdef HABIT_REDIRECT
 	snprintf(seen, sizeof seen, "%d byte", (int)read(0, &(char){0}, 1));
+#elif defined(HABIT_POLICY)
+	int mode = -1;
+	unsigned long nodes[16] = {0};
+
+	syscall(SYS_get_mempolicy, &mode, nodes, 1024ul, NULL, 0ul);
+	snprintf(seen, sizeof seen, "policy %d on %lx", mode, nodes[0]);
 #endif
 	return seen;
 }

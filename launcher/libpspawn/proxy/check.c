@@ -32,6 +32,10 @@ static uint8_t cpus_before[PSPAWN_CPU_BYTES];
 static long reaped_before;
 static struct raw_rlimit limits_before[PSPAWN_RLIMITS];
 static long umask_before, nice_before;
+static struct policy {
+	int mode;
+	uint8_t nodes[PSPAWN_NODE_BYTES];
+} policy_before;
 
 struct entry { /* linux_dirent64 */
 	uint64_t ino, off;
@@ -156,6 +160,12 @@ static long read_umask(void)
 	return value;
 }
 
+static void read_policy(struct policy *policy)
+{
+	raw_zero(policy, sizeof *policy);
+	sys5(__NR_get_mempolicy, &policy->mode, policy->nodes, sizeof policy->nodes * 8, NULL, 0);
+}
+
 void pspawn_check_before_climb(void)
 {
 	reaped_before = 0;
@@ -168,6 +178,7 @@ void pspawn_check_before_climb(void)
 		sys_prlimit(i, NULL, &limits_before[i]);
 	umask_before = read_umask();
 	nice_before = sys2(__NR_getpriority, 0, 0);
+	read_policy(&policy_before);
 }
 
 void pspawn_check_knows_fd(int fd)
@@ -271,6 +282,7 @@ static int check_timers(struct raw_text *reason)
 static int check_attributes(struct raw_text *reason)
 {
 	uint8_t cpus[PSPAWN_CPU_BYTES];
+	struct policy policy;
 	/* SIGKILL and SIGSTOP; and 32 and 33, which glibc keeps for itself and never blocks (sigprocmask(3)) */
 	uint64_t pending = 0, blocked = 0, unblockable = 1ull << (9 - 1) | 1ull << (19 - 1) | 3ull << (32 - 1);
 	int value = 0;
@@ -292,6 +304,9 @@ static int check_attributes(struct raw_text *reason)
 	sys3(__NR_sched_getaffinity, 0, sizeof cpus, cpus);
 	if (!raw_memeq(cpus, cpus_before, sizeof cpus))
 		return blame(reason, "changed its CPU affinity", "");
+	read_policy(&policy);
+	if (!raw_memeq(&policy, &policy_before, sizeof policy))
+		return blame(reason, "changed its memory policy", "");
 	for (int i = 0; i < PSPAWN_RLIMITS; i++) {
 		struct raw_rlimit limit = {0, 0};
 

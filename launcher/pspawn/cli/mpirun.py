@@ -83,6 +83,12 @@ OPTIONS = (
         "--pspawn-report=run.json",
     ),
     OwnOption(
+        "report-pages",
+        "flag",
+        "With the report: also on which NUMA nodes the pages of each rank are.",
+        "--pspawn-report-pages",
+    ),
+    OwnOption(
         "require",
         "flag",
         "Fail, instead of exec, where a rank can't be forked.",
@@ -330,6 +336,7 @@ def read_own(words: list[str]) -> Own:
         given.get("bind-to"), given.get("domains"), given.get("preload"),
         None if given.get("record") == "0" else given.get("record"),
         None if given.get("replicate") == "0" else given.get("replicate"),
+        bool(given.get("report-pages")),
     )  # fmt: skip
     return Own(stub, given.get("engine"), report)
 

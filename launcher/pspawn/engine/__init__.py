@@ -70,6 +70,7 @@ class StubOptions(NamedTuple):
     """"1", or "auto": only where there is no profile."""
     replicate: Optional[str] = None  # noqa: UP045
     """"1", or a size like 512M."""
+    report_pages: bool = False
 
     def words(self, stub: str, engine: str) -> list[str]:
         """The stub's path and options. No option has a blank (engines split the agent at blanks); the path may."""
@@ -96,6 +97,8 @@ class StubOptions(NamedTuple):
             words.append("--pspawn-record" if self.record == "1" else f"--pspawn-record={self.record}")
         if self.replicate is not None:
             words.append("--pspawn-replicate" if self.replicate == "1" else f"--pspawn-replicate={self.replicate}")
+        if self.report_pages:
+            words.append("--pspawn-report-pages")
         return words
 
 

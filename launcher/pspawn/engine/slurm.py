@@ -187,6 +187,7 @@ def _with_plugin(args: Sequence[str], options: StubOptions) -> Launch:
     values = {
         "FORK_POINT": options.fork_point,
         "REPORT": percent_encoded(options.report) if options.report is not None else None,
+        "REPORT_PAGES": "1" if options.report_pages else None,
         "REQUIRE": "1" if options.require else None,
         "TIMEOUT": str(options.timeout) if options.timeout is not None else None,
         "VERBOSE": "1" if options.verbose else None,
