@@ -410,6 +410,7 @@ static void note_replicas(struct pspawn_context *ctx, const struct pspawn_msg *m
 	ctx->replicated = true;
 	ctx->replica_bytes = msg->size;
 	ctx->replica_objects = msg->first;
+	ctx->replica_cpu_us = msg->seq;
 	memcpy(ctx->replica_reason, msg->reason, sizeof ctx->replica_reason);
 }
 

@@ -47,7 +47,7 @@ struct pspawn_context {
 	char dropped[4096]; /* preloads: lines of name and reason, by turns; cut if there are more */
 	bool replicated;    /* the proxy was asked to, and has answered */
 	uint64_t replica_bytes;
-	uint32_t replica_objects;
+	uint32_t replica_objects, replica_cpu_us;
 	char replica_reason[PSPAWN_REASON_LEN]; /* why there are none */
 	char left_out[16384];			/* of the replicas: as `dropped` */
 	/* library.c owns these */

@@ -42,7 +42,7 @@ enum pspawn_msg_kind {
 	PSPAWN_MSG_REPLICATE, /* have code and read-only data of your own; size: at most so many bytes */
 	/* proxy -> caller */
 	PSPAWN_MSG_LEFT_OUT,   /* of the replicas; reason: an object's name, a newline, why */
-	PSPAWN_MSG_REPLICATED, /* done; size: bytes, first: objects; reason: why there are none */
+	PSPAWN_MSG_REPLICATED, /* done; size: bytes, first: objects, seq: CPU time in us; reason: why there are none */
 };
 
 struct pspawn_msg {

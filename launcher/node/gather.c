@@ -1147,6 +1147,7 @@ static bool wants_replicas(const struct gatherer *g, const struct context *c)
 static void replicate(struct gatherer *g, struct context *c)
 {
 	c->replicates = true;
+	c->replicates_us = now_us();
 	c->state = CONTEXT_REPLICATING;
 	c->progress_us = now_us();
 	if (pspawn_context_replicate(&c->c, g->pairs[c->model]->a.replicate) < 0)
@@ -1553,6 +1554,7 @@ static void hear_context(struct gatherer *g, struct context *c)
 				judge_context(g, c);
 		} else if (msg.kind == PSPAWN_MSG_REPLICATED && c->state == CONTEXT_REPLICATING) {
 			c->state = CONTEXT_READY;
+			c->replicated_us = now_us();
 		} else if (msg.kind == PSPAWN_MSG_ENDED) { /* SETTLED only wakes: settle() looks at the slots */
 			c->leader_ended = true;
 			c->leader_err = (int)msg.first;

@@ -101,8 +101,9 @@ static void put_replicas(FILE *f, const struct gatherer *g, const struct context
 		fputs("null, ", f);
 		return;
 	}
-	fprintf(f, "{\"bytes\": %llu, \"objects\": %u, \"reason\": ", (unsigned long long)c->c.replica_bytes,
-		c->c.replica_objects);
+	fprintf(f, "{\"bytes\": %llu, \"objects\": %u, \"wall_us\": %lld, \"cpu_us\": %u, \"reason\": ",
+		(unsigned long long)c->c.replica_bytes, c->c.replica_objects,
+		(long long)(c->replicated_us ? c->replicated_us - c->replicates_us : 0), c->c.replica_cpu_us);
 	if (*why)
 		put_string(f, why);
 	else

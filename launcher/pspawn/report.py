@@ -21,7 +21,8 @@ of the node started (``zero_us``: when that was, CLOCK_MONOTONIC)::
      "contexts": [{"executable": str, "numa_node": int, "pid": int, "fork_point": "preinit" | "main", "requests": int,
                    "refused": [{"fork_point": "main", "reason": str}, …], "preloaded": int,
                    "dropped": [{"name": str, "reason": str}, …], "profile": "used" | "recorded" | null,
-                   "died_early": int, "replicas": {"bytes": int, "objects": int, "reason": str | null,
+                   "died_early": int, "replicas": {"bytes": int, "objects": int, "wall_us": int, "cpu_us": int,
+                   "reason": str | null,
                    "left_out": [{"name": str, "reason": str}, …]} | null,   (null: not asked for)
                    "pages": PAGES, "created_us": int | null}, …],
      "ranks": [{"rank": int, "pid": int, "stub_pid": int, "context": int | null,   (index into contexts)
@@ -86,6 +87,8 @@ class Replicas:
 
     bytes: int
     objects: int
+    wall_us: int = 0
+    cpu_us: int = 0
     reason: str | None = None
     left_out: tuple[Dropped, ...] = ()
 
@@ -375,6 +378,8 @@ def _replicas(context: _Fields) -> Replicas | None:
         return Replicas(
             bytes=replicas.get("bytes", int),
             objects=replicas.get("objects", int),
+            wall_us=replicas.get("wall_us", int, 0),
+            cpu_us=replicas.get("cpu_us", int, 0),
             reason=replicas.maybe("reason", str),
             left_out=tuple(Dropped(d.get("name", str), d.get("reason", str)) for d in replicas.items("left_out", [])),
         )
@@ -443,7 +448,10 @@ def _replica_lines(replicas: Replicas) -> list[str]:
     if replicas.reason:
         lines = [f"has no replicas: {printable(replicas.reason)}"]
     else:
-        lines = [f"has replicas of {_count(replicas.objects, 'object')}, {replicas.bytes / 2**20:.1f} MiB"]
+        lines = [
+            f"has replicas of {_count(replicas.objects, 'object')}, {replicas.bytes / 2**20:.1f} MiB,"
+            f" made in {replicas.wall_us / 1000:.1f} ms"
+        ]
     return lines + [f"has no replica of {printable(d.name)}: {printable(d.reason)}" for d in replicas.left_out]
 
 

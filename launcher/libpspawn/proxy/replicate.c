@@ -36,6 +36,7 @@
 
 struct replicas {
 	uint64_t limit, bytes;
+	int64_t began_us; /* CPU time */
 	uint32_t objects, left_out;
 	const char *text, *end; /* of /proc/self/maps, as it was before */
 	size_t room;
@@ -77,6 +78,14 @@ static const char *describe(long err)
 						  : "the system refuses it";
 }
 
+static int64_t cpu_us(void)
+{
+	struct raw_timespec ts = {0, 0};
+
+	sys2(__NR_clock_gettime, 2 /* CLOCK_PROCESS_CPUTIME_ID */, &ts);
+	return ts.sec * 1000000 + ts.nsec / 1000;
+}
+
 static void send_result(uint32_t kind, const struct replicas *r, const char *name, const char *why)
 {
 	struct pspawn_msg msg;
@@ -87,6 +96,7 @@ static void send_result(uint32_t kind, const struct replicas *r, const char *nam
 	msg.kind = kind;
 	msg.first = r->objects;
 	msg.size = r->bytes;
+	msg.seq = (uint32_t)(cpu_us() - r->began_us);
 	raw_put(&text, len > NAME_ROOM ? name + len - NAME_ROOM : name);
 	if (*name)
 		raw_put(&text, "\n");
@@ -343,7 +353,7 @@ static void end_without_caller(void)
 
 void pspawn_replicate(uint64_t limit)
 {
-	struct replicas r = {.limit = limit};
+	struct replicas r = {.limit = limit, .began_us = cpu_us()};
 	struct raw_rlimit size = {0, 0}, most;
 	struct object o;
 	long ret = is_alone() ? read_text(&r) : -EBUSY;

@@ -384,6 +384,35 @@ def numa(repeat: int, as_json: bool) -> None:
         click.echo("\n".join(measuring.table(found)))
 
 
+@bench.command()
+@click.option("--program", "programs", multiple=True, type=click.Choice(("libraries", "numpy")), help="What is copied.")
+@click.option("--pairs", default=9, show_default=True, type=click.IntRange(min=3), help="Rounds of each experiment.")
+@click.option("--ranks", default=64, show_default=True, type=click.IntRange(min=1), help="Of the vector call.")
+@which_mpiruns
+@click.option("--json", "as_json", is_flag=True, help="Print all figures as JSON.")
+def replicas(programs: tuple[str, ...], pairs: int, ranks: int, mpiruns: tuple[str, ...], as_json: bool) -> None:
+    """What copies of a program's files for each NUMA domain take, made in two ways (docs/numa.md).
+
+    Speeds are of CPU time, against a plain copy of the same files into memory. Mounting is measured as root only.
+
+    \b
+    Examples:
+      pspawn bench replicas --mpirun mpirun.mpich
+      pspawn bench replicas --program libraries --ranks 16 --json
+    """
+    from pspawn.bench import mpirun as launchers
+    from pspawn.bench import replicas as measuring
+    from pspawn.bench._measure import BenchError
+
+    facts: dict[str, Any] = {}
+    try:
+        found = launchers.find(mpiruns, say)[0]
+    except BenchError as error:
+        raise click.ClickException(str(error)) from None
+    chosen = programs or measuring.PROGRAMS
+    show(measuring.measure(found, chosen, ranks, pairs, facts, say), as_json, facts)
+
+
 def show(experiments: Iterable[Experiment], as_json: bool, facts: dict[str, Any]) -> None:
     """Run all, print what was found; leave with REFUSED if noise hid something."""
     import json
