@@ -220,10 +220,20 @@ def test_placement_is_measured_against_limits() -> None:
     assert "1024 ranks on 64 domains" in found[0]["what"]
 
 
+@pytest.mark.skipif(Path("/sys/devices/system/node/node1").exists(), reason="this machine has more than one NUMA node")
+def test_pages_on_one_node_are_not_worth_counting() -> None:
+    """On several it runs in a guest: tests/guest/test_where_pages_are.py."""
+    result = bench("page-cache")
+    assert (result.exit_code, len(result.output.splitlines())) == (1, 1), result.output
+    assert "two NUMA nodes" in result.output
+
+
 # --- arguments ---
 
 
-@pytest.mark.parametrize("words", [[], ["vector"], ["mpirun"], ["trampoline"], ["numa"], ["python"], ["mpi-init"]])
+@pytest.mark.parametrize(
+    "words", [[], ["vector"], ["mpirun"], ["trampoline"], ["numa"], ["python"], ["mpi-init"], ["page-cache"]]
+)
 def test_help_has_examples(words: list[str]) -> None:
     result = bench(*words, "--help")
     assert result.exit_code == 0

@@ -77,8 +77,8 @@ OPTIONS = (
     OwnOption(
         "report-pages",
         "flag",
-        "In the report, say also on which NUMA nodes each rank's pages are.",
-        "--pspawn-report --pspawn-report-pages",
+        "Add the NUMA nodes of each rank's pages to the report.",
+        "--pspawn-report-pages",
     ),
     OwnOption(
         "require",
