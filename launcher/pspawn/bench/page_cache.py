@@ -283,40 +283,44 @@ def _cgroups(domains: Sequence[Domain]) -> Iterator[dict[int, _Group]]:
     """A cgroup for each domain; gone afterwards, and what was switched on for them is off again."""
     made: list[Path] = []
     switched: list[tuple[Path, str]] = []
-    name = f"pspawn-bench-{os.getpid()}"
     try:
-        tops = {kind: Path(where) / name for kind, where in _hierarchies().items()}
-        for top in dict.fromkeys(tops.values()):
-            if (top.parent / "cgroup.controllers").exists():
-                _switch_on(top.parent, switched)
-            top.mkdir()
-            made.append(top)
-            if (top / "cgroup.controllers").exists():
-                (top / "cgroup.subtree_control").write_text("+cpuset +memory")
-        cpuset = tops["cpuset"]
-        if (cpuset / "cpuset.effective_cpus").exists():  # version 1: a parent has to have what its child gets
-            for what in ("cpus", "mems"):
-                (cpuset / f"cpuset.{what}").write_text((cpuset.parent / f"cpuset.{what}").read_text())
-        groups = {}
-        for domain in domains:
-            directories = [top / f"domain{domain.node}" for top in dict.fromkeys(tops.values())]
-            for directory in directories:
-                directory.mkdir()
-                made.append(directory)
-            of_cpus, of_memory = (tops[kind] / f"domain{domain.node}" for kind in ("cpuset", "memory"))
-            (of_cpus / "cpuset.cpus").write_text(",".join(map(str, sorted(domain.cpus))))
-            (of_cpus / "cpuset.mems").write_text(str(domain.node))
-            usage = of_memory / "memory.current"
-            groups[domain.node] = _Group(directories, usage if usage.exists() else of_memory / "memory.usage_in_bytes")
+        try:
+            groups = _make_cgroups(domains, made, switched)
+        except OSError as error:
+            raise BenchError(f"no cgroup for each domain: {error.filename}: {error.strerror}") from None
         yield groups
-    except OSError as error:
-        raise BenchError(f"no cgroup for each domain: {error.filename}: {error.strerror}") from None
     finally:
         for directory in reversed(made):
             _remove(directory)
         for parent, controllers in switched:
             with suppress(OSError):
                 (parent / "cgroup.subtree_control").write_text(controllers)
+
+
+def _make_cgroups(domains: Sequence[Domain], made: list[Path], switched: list[tuple[Path, str]]) -> dict[int, _Group]:
+    tops = {kind: Path(where) / f"pspawn-bench-{os.getpid()}" for kind, where in _hierarchies().items()}
+    for top in dict.fromkeys(tops.values()):
+        if (top.parent / "cgroup.controllers").exists():
+            _switch_on(top.parent, switched)
+        top.mkdir()
+        made.append(top)
+        if (top / "cgroup.controllers").exists():
+            (top / "cgroup.subtree_control").write_text("+cpuset +memory")
+    if (tops["cpuset"] / "cpuset.effective_cpus").exists():  # version 1: a parent has to have what its child gets
+        for what in ("cpuset.cpus", "cpuset.mems"):
+            (tops["cpuset"] / what).write_text((tops["cpuset"].parent / what).read_text())
+    groups = {}
+    for domain in domains:
+        directories = [top / f"domain{domain.node}" for top in dict.fromkeys(tops.values())]
+        for directory in directories:
+            directory.mkdir()
+            made.append(directory)
+        of_cpus, of_memory = (tops[kind] / f"domain{domain.node}" for kind in ("cpuset", "memory"))
+        (of_cpus / "cpuset.cpus").write_text(",".join(map(str, sorted(domain.cpus))))
+        (of_cpus / "cpuset.mems").write_text(str(domain.node))
+        usage = of_memory / "memory.current"
+        groups[domain.node] = _Group(directories, usage if usage.exists() else of_memory / "memory.usage_in_bytes")
+    return groups
 
 
 def _switch_on(parent: Path, switched: list[tuple[Path, str]]) -> None:
