@@ -20,7 +20,7 @@ from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pspawn.bench import _measure, _programs
+from pspawn.bench import _measure, _programs, page_cache
 from pspawn.bench import mpi_init as bench_mpi_init
 from pspawn.bench import mpirun as bench_mpirun
 from pspawn.bench import python as bench_python
@@ -220,10 +220,37 @@ def test_placement_is_measured_against_limits() -> None:
     assert "1024 ranks on 64 domains" in found[0]["what"]
 
 
+@pytest.mark.skipif(Path("/sys/devices/system/node/node1").exists(), reason="this machine has more than one NUMA node")
+def test_pages_on_one_node_are_not_worth_counting() -> None:
+    """On several it runs in a guest: tests/guest/test_where_pages_are.py."""
+    result = bench("page-cache")
+    assert (result.exit_code, len(result.output.splitlines())) == (1, 1), result.output
+    assert "two NUMA nodes" in result.output
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to make cgroups")
+def test_cgroups_of_domains_are_made_and_gone() -> None:
+    """Of the version that is mounted here: 1 on most hosts of these tests, 2 in guests."""
+    domain = page_cache.Domain(0, frozenset({min(os.sched_getaffinity(0))}))
+    with page_cache._cgroups([domain]) as groups:
+        (group,) = groups.values()
+        assert all(directory.is_dir() for directory in group.directories)
+        shown = subprocess.run(
+            ["cat", "/proc/self/cgroup", "/proc/self/status"],
+            preexec_fn=group.enter, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        inside = [line for line in shown.stdout.splitlines() if line.endswith("/domain0")]
+        assert len(inside) == len(group.directories), shown.stdout
+        assert f"Cpus_allowed_list:\t{min(domain.cpus)}\n" in shown.stdout
+    assert not any(directory.parent.exists() for directory in group.directories)
+
+
 # --- arguments ---
 
 
-@pytest.mark.parametrize("words", [[], ["vector"], ["mpirun"], ["trampoline"], ["numa"], ["python"], ["mpi-init"]])
+@pytest.mark.parametrize(
+    "words", [[], ["vector"], ["mpirun"], ["trampoline"], ["numa"], ["python"], ["mpi-init"], ["page-cache"]]
+)
 def test_help_has_examples(words: list[str]) -> None:
     result = bench(*words, "--help")
     assert result.exit_code == 0

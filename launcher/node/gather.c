@@ -1573,7 +1573,7 @@ static bool samples_ranks(const struct gatherer *g)
 }
 
 /* Where the pages of the ranks are, as far as they live. */
-static void sample_ranks(struct gatherer *g, int64_t now)
+static void sample_ranks(struct gatherer *g)
 {
 	bool alive = false;
 
@@ -1587,9 +1587,12 @@ static void sample_ranks(struct gatherer *g, int64_t now)
 		p->pages = pages;
 		alive = true;
 	}
-	g->sample_due_us = !alive					 ? 0
-			   : now - g->sampled_from_us < SECOND_SAMPLE_US ? g->sampled_from_us + SECOND_SAMPLE_US
-									 : 2 * now - g->sampled_from_us;
+	if (!alive)
+		g->sample_due_us = 0;
+	else if (g->sample_due_us < g->sampled_from_us + SECOND_SAMPLE_US)
+		g->sample_due_us = g->sampled_from_us + SECOND_SAMPLE_US;
+	else
+		g->sample_due_us += g->sample_due_us - g->sampled_from_us;
 }
 
 static void lose_pair(struct gatherer *g, struct pair *p)
@@ -1742,7 +1745,7 @@ static void tick(struct gatherer *g)
 		write_report(g);
 	}
 	if (g->sample_due_us && now >= g->sample_due_us)
-		sample_ranks(g, now);
+		sample_ranks(g);
 	if (now - g->last_heartbeat_us < heartbeat_ms(g) * 1000)
 		return;
 	g->last_heartbeat_us = now;

@@ -15,7 +15,6 @@ pytestmark = [pytest.mark.guest, pytest.mark.mpi, pytest.mark.needs_stub]
 
 BOUND = {"openmpi4": ["--bind-to", "numa", "--map-by", "numa"], "mpich4": ["-bind-to", "numa", "-map-by", "numa"]}
 # Ranks of one launch, and what stands before their program.
-DEFAULT = [(8, ())]
 POLICIES = [
     (4, ()),
     (1, ("numactl", "--interleave=all")),
@@ -28,15 +27,14 @@ SECONDS = "1.2"
 """That ranks stay, so that the gatherer looks at their pages after they were touched, at one second."""
 
 
-def both(
-    launcher: Launcher, machine: Machine, parts: list[tuple[int, tuple[str, ...]]], rung: str, **how: Any
-) -> list[list[Said]]:
+def both(launcher: Launcher, machine: Machine, rung: str, **how: Any) -> list[list[Said]]:
     """A plain launch, and one whose ranks were forked from a proxy on each node."""
     app = str(launcher.builder.program("policy.c"))
     how = {"options": BOUND[launcher.mpi.name], "bound": True, "timeout": 200, **how}
-    plain = launcher.run([(n, [*before, app, "64"]) for n, before in parts], **how)
+    commands = [(n, [*before, "@stub", app, "8" if before else "64", SECONDS]) for n, before in POLICIES[::-1]]
+    plain = launcher.run([(n, [w for w in words if w != SECONDS]) for n, words in commands], **how)
     pspawn = Pspawn(rung, None, door="none", options=("--pspawn-report-pages",))
-    ours = launcher.run([(n, [*before, "@stub", app, "64", SECONDS]) for n, before in parts], pspawn=pspawn, **how)
+    ours = launcher.run(commands, pspawn=pspawn, **how)
     assert plain.rc == ours.rc == 0, f"{plain}\n{ours}"
     assert_forked(ours.report, N, rung, contexts=machine.nodes)
     assert_proxies_are_local(machine, ours)
@@ -51,44 +49,45 @@ def assert_proxies_are_local(machine: Machine, run: Run) -> None:
         pages = {int(n): count for n, count in context["pages"]["anonymous"].items()}
         assert sum(pages.values()) > 20 and local(pages, context["numa_node"]), context
     for rank in node["ranks"]:
-        assert rank["pages"]["file"] and sum(rank["pages"]["anonymous"].values()) > 64 << 8, rank
+        assert rank["pages"]["file"] and sum(rank["pages"]["anonymous"].values()) > 8 << 8, rank
 
 
-def assert_local(machine: Machine, found: list[Said]) -> None:
-    for rank in found:
-        (node,) = {cpu // (machine.cpus // machine.nodes) for cpu in rank.cpus}
-        assert local(rank.heap, node) and local(rank.stack, node), rank
+LONG = pytest.mark.long
 
 
-TWO = pytest.mark.parametrize(
-    "one_launcher", ["mpich4", pytest.param("openmpi4", marks=pytest.mark.long)], indirect=True
+@pytest.mark.parametrize(
+    ("one_launcher", "rung", "user"),
+    [
+        ("mpich4", "main", "nobody"),
+        *(
+            pytest.param(*cell, marks=LONG)
+            for cell in (("mpich4", "preinit", "root"), ("openmpi4", "main", "root"), ("openmpi4", "preinit", "nobody"))
+        ),
+    ],
+    indirect=["one_launcher"],
 )
-
-
-@TWO
-def test_ranks_have_the_policy_that_was_asked_for(one_launcher: Launcher, machine: Machine) -> None:
-    """Each its own, from the same proxies; and the first, which started the gatherer, leaves its own to nobody."""
-    plain, ours = both(one_launcher, machine, POLICIES[::-1], "preinit")
+def test_ranks_have_the_policy_that_was_asked_for(
+    one_launcher: Launcher, machine: Machine, rung: str, user: str
+) -> None:
+    """Each its own, from the same proxies; and the first, which started the gatherer, leaves its own to nobody. No
+    capability is needed."""
+    one_launcher.directory.chmod(0o777)
+    for above in list(one_launcher.directory.parents)[:2]:
+        above.chmod(0o755)
+    nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=-all")
+    plain, ours = both(one_launcher, machine, rung, before=nobody if user == "nobody" else ())
     assert_alike(plain, ours)
     assert len({rank.policy for rank in ours}) == len(POLICIES), ours
-    assert_local(machine, [rank for rank in ours if rank.policy.startswith("0 ")])
+    for rank in ours:
+        if rank.policy.startswith("0 "):
+            (node,) = {cpu // (machine.cpus // machine.nodes) for cpu in rank.cpus}
+            assert local(rank.heap, node) and local(rank.stack, node), rank
     (bound,) = (rank for rank in ours if rank.policy == "2 on a")
     assert set(bound.heap) <= {1, 3}, bound
 
 
-@TWO
-def test_a_plain_user_s_ranks_are_local(one_launcher: Launcher, machine: Machine) -> None:
-    """No capability is needed; and at main. The report says the same of them."""
-    one_launcher.directory.chmod(0o777)
-    for above in list(one_launcher.directory.parents)[:2]:
-        above.chmod(0o755)
-    before = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=-all")
-    plain, ours = both(one_launcher, machine, DEFAULT, "main", before=before)
-    assert_alike(plain, ours)
-    assert_local(machine, ours)
-
-
-@pytest.mark.parametrize("nodes", ["own", pytest.param("all", marks=pytest.mark.long)])
+@pytest.mark.parametrize("one_launcher", ["mpich4"], indirect=True)
+@pytest.mark.parametrize("nodes", ["own", pytest.param("all", marks=LONG)])
 def test_main_is_refused_to_a_constructor_that_sets_a_policy(
     one_launcher: Launcher, machine: Machine, nodes: str
 ) -> None:
@@ -96,7 +95,7 @@ def test_main_is_refused_to_a_constructor_that_sets_a_policy(
     flags = ["-DHABIT_POLICY", *(["-DOWN_NODE"] if nodes == "own" else [])]
     library = one_launcher.builder.library("habit.c", flags=flags, libs=["-pthread"])
     app = [str(one_launcher.builder.program("with_habit.c", libs=[str(library), f"-Wl,-rpath,{library.parent}"]))]
-    how: dict[str, Any] = {"options": BOUND["openmpi4"], "bound": True, "timeout": 100}
+    how: dict[str, Any] = {"options": BOUND["mpich4"], "bound": True, "timeout": 100}
     plain = one_launcher.run(app, N, **how)
     ours = one_launcher.run(app, N, pspawn=Pspawn("main", None), **how)
     assert plain.rc == ours.rc == 0, f"{plain}\n{ours}"

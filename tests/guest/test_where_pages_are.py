@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -87,3 +90,21 @@ def test_ranks_that_pspawn_binds(machine: Machine, one_launcher: Launcher) -> No
     assert_local(
         machine, n, *launch(one_launcher, machine, n, Pspawn(domains=None, options=("--pspawn-bind-to=numa",)))
     )
+
+
+@pytest.mark.root
+def test_a_file_shared_by_domains_stays_where_it_was_first_read(machine: Machine) -> None:
+    """`pspawn bench page-cache`: a cgroup for each domain places its own files, not those that others read first."""
+    pspawn = Path(sys.executable).with_name("pspawn")
+    words = [str(pspawn), "bench", "page-cache", "--mpirun", "mpirun.mpich", "--json"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    found = {f["form"]: f for f in json.loads(done.stdout)["findings"]}
+    for form, at_home in [("plain", 1), ("a cgroup a domain", 1), ("a cgroup and a copy a domain", machine.nodes)]:
+        file, private = found[form]["file"], found[form]["private"]
+        assert file["own"] * machine.nodes == pytest.approx((file["own"] + file["elsewhere"]) * at_home, rel=0.02)
+        assert private["own"] >= 0.99 * (private["own"] + private["elsewhere"]) > 256 * machine.nodes, found
+    charged = list(found["a cgroup a domain"]["charged_kib"].values())
+    assert charged[0] > 4 << 10 and max(charged[1:]) < 4 << 10, found
+    assert found["pspawn"]["private"]["own"] >= 0.99 * sum(found["pspawn"]["private"].values()), found
+    assert not list(Path("/sys/fs/cgroup").glob("pspawn-bench-*"))

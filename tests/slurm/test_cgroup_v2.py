@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from support import processes
+from support.build import Builder
 from support.guest import Machine
+from support.policy import assert_memory_as_plain
 from support.steps import Running, Step, Steps
 
 pytestmark = [pytest.mark.guest, pytest.mark.slurm, pytest.mark.root, pytest.mark.needs_stub]
@@ -76,6 +78,11 @@ def test_a_step_is_as_a_plain_one(steps: Steps, app: Path, machine: Machine, wha
             assert any(line.startswith(f"rank {k} cgroup ") and line.endswith(f"/task_{k}") for line in ours.lines), (
                 ours
             )
+
+
+def test_cpus_and_memory_are_those_of_a_plain_step(steps: Steps, machine: Machine, builder: Builder) -> None:
+    """Each proxy's and each rank's on its own domain; other ways to bind memory: test_pages_in_a_guest.py."""
+    assert_memory_as_plain(steps, machine, builder.program("policy.c"), "local")
 
 
 def running(steps: Steps, app: Path, *what: object) -> Running:

@@ -56,6 +56,14 @@ class Programs:
             source, "cc", ["-Wl,--no-as-needed"], [f"-L{where}", *names, f"-Wl,-rpath,{where}"], f"{source}-libraries"
         )
 
+    def placed(self, libraries: int) -> Path:
+        """A program and libraries of a known size beside it, which LD_LIBRARY_PATH has to find."""
+        for k in range(libraries):
+            self._compile("placed_library", "cc", ["-shared", "-fPIC", f"-DN={k}"], name=f"libplaced_{k}.so")
+        names = [f"-lplaced_{k}" for k in range(libraries)]
+        # without -fPIC what it reads of the libraries would be copied into the program's own data
+        return self._compile("placed", "cc", ["-fPIC", "-Wl,--no-as-needed"], [f"-L{self.directory}", *names])
+
     def script(self, name: str) -> Path:
         """One of the Python programs that are started."""
         return SOURCES / f"{name}.py"

@@ -413,6 +413,37 @@ def replicas(programs: tuple[str, ...], pairs: int, ranks: int, mpiruns: tuple[s
     show(measuring.measure(found, chosen, ranks, pairs, facts, say), as_json, facts)
 
 
+@bench.command("page-cache")
+@click.option("--mpirun", "mpiruns", multiple=True, metavar="PATH", help="The mpirun of pspawn's launches.")
+@click.option("--json", "as_json", is_flag=True, help="Print all figures as JSON.")
+def page_cache(mpiruns: tuple[str, ...], as_json: bool) -> None:
+    """On which NUMA nodes a program's pages are: plain, with a cgroup a domain, forked by pspawn.
+
+    Counts pages by /proc/PID/numa_maps, times nothing. Takes two NUMA nodes, root (for the cgroups, which are gone
+    afterwards) and a compiler. The program has 4 MiB of code in libraries and 1 MiB of data.
+
+    \b
+    Example:
+      pspawn bench page-cache
+    """
+    import json
+    from dataclasses import asdict
+
+    from pspawn.bench import _measure
+    from pspawn.bench import page_cache as measuring
+
+    try:
+        found = measuring.measure(mpiruns, say)
+    except _measure.BenchError as error:
+        raise click.ClickException(str(error)) from None
+    if as_json:
+        click.echo(
+            json.dumps({"version": 1, "machine": _measure.machine(), "findings": [asdict(f) for f in found]}, indent=1)
+        )
+    else:
+        click.echo("\n".join(measuring.table(found)))
+
+
 def show(experiments: Iterable[Experiment], as_json: bool, facts: dict[str, Any]) -> None:
     """Run all, print what was found; leave with REFUSED if noise hid something."""
     import json

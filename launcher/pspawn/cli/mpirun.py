@@ -85,7 +85,7 @@ OPTIONS = (
     OwnOption(
         "report-pages",
         "flag",
-        "With the report: also on which NUMA nodes the pages of each rank are.",
+        "Add the NUMA nodes of each rank's pages to the report.",
         "--pspawn-report-pages",
     ),
     OwnOption(
