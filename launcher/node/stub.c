@@ -32,7 +32,7 @@ struct stub {
 	const char *app;     /* as typed */
 	char path[PATH_MAX]; /* what to exec */
 	const char *refusal; /* why this process cannot be handed over; the gatherer is told all the same */
-	const char *fork_point, *report, *domains, *bind_to, *engine_name, *timeout, *preload, *record;
+	const char *fork_point, *report, *domains, *bind_to, *engine_name, *timeout, *preload, *record, *topology;
 	const char *spank; /* what the SPANK plugin told about the step: SPANK_OPTION; NULL without it */
 	const char *mover; /* its mover's address */
 	int require, verbose, off, found;
@@ -140,7 +140,7 @@ static void __attribute__((noreturn)) usage(int code)
 		"    mpirun -n 64 numactl -m1 pspawn-stub ./app\n"
 		"\n"
 		"  --pspawn-fork-point=auto|exec|preinit|main|warm|app  --pspawn-bind-to=none|numa|core\n"
-		"  --pspawn-preload=NAME,NAME...  --pspawn-record[=auto]\n"
+		"  --pspawn-preload=NAME,NAME...  --pspawn-record[=auto]  --pspawn-topology=auto|no\n"
 		"  --pspawn-report=FILE  --pspawn-require  --pspawn-timeout=SECONDS  --pspawn-verbose\n"
 		"  --pspawn-engine=openmpi|prrte|hydra|slurm    --pspawn-domains=CPUS;CPUS...\n"
 		"Each is also read from the environment (PSPAWN_FORK_POINT=main ...); PSPAWN=0 turns all off.\n";
@@ -166,6 +166,7 @@ static void take_word(const char *word)
 		 !take_option(word, "--pspawn-domains", &stub.domains) &&
 		 !take_option(word, "--pspawn-preload", &stub.preload) &&
 		 !take_option(word, "--pspawn-record", &stub.record) &&
+		 !take_option(word, "--pspawn-topology", &stub.topology) &&
 		 !take_option(word, "--pspawn-bind-to", &stub.bind_to) &&
 		 !take_option(word, "--pspawn-engine", &stub.engine_name) &&
 		 !take_option(word, SPANK_OPTION, &stub.spank) &&
@@ -235,6 +236,7 @@ static void parse_arguments(int argc, char **argv, char **envp)
 	stub.domains = engine_getenv(envp, "PSPAWN_DOMAINS");
 	stub.preload = engine_getenv(envp, "PSPAWN_PRELOAD");
 	stub.record = engine_getenv(envp, "PSPAWN_RECORD");
+	stub.topology = engine_getenv(envp, "PSPAWN_TOPOLOGY");
 	stub.bind_to = engine_getenv(envp, "PSPAWN_BIND_TO");
 	stub.engine_name = engine_getenv(envp, "PSPAWN_ENGINE");
 	stub.timeout = engine_getenv(envp, "PSPAWN_TIMEOUT");
@@ -646,6 +648,7 @@ static const char *arrive(void)
 {
 	static const char *const fork_points[] = {"auto", "exec", "preinit", "main", "warm", "app", NULL};
 	static const char *const binds[] = {"none", "numa", "core", NULL};
+	static const char *const topologies[] = {"auto", "no", NULL};
 	static char cwd[PATH_MAX], cgroup[8192], label[1024];
 	struct pspawn_arrival *a = &stub.arrival;
 	int pair[2] = {-1, -1};
@@ -660,7 +663,8 @@ static const char *arrive(void)
 	a->fork_point = choose(stub.fork_point, fork_points, "--pspawn-fork-point: ");
 	a->bind_to = choose(stub.bind_to, binds, "--pspawn-bind-to: ");
 	a->options = (stub.require ? PSPAWN_REQUIRE : 0) | (stub.verbose ? PSPAWN_VERBOSE : 0) |
-		     (stub.by_engine ? PSPAWN_BY_ENGINE : 0) | record_option();
+		     (stub.by_engine ? PSPAWN_BY_ENGINE : 0) | record_option() |
+		     (choose(stub.topology, topologies, "--pspawn-topology: ") ? PSPAWN_NO_TOPOLOGY : 0);
 	n = stub.timeout ? raw_atol(stub.timeout) : -1;
 	a->timeout_ms = n > 0 && n < 86400 ? (uint32_t)n * 1000 : DEFAULT_TIMEOUT_MS;
 	a->start_us = stub.start_us;

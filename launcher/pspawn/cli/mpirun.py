@@ -102,6 +102,13 @@ OPTIONS = (
         ("none", "numa", "core"),
     ),
     OwnOption(
+        "topology",
+        "choice",
+        "Discover the node's topology once for all ranks (auto), or in each (no).",
+        "--pspawn-topology no",
+        ("auto", "no"),
+    ),
+    OwnOption(
         "domains",
         "table",
         "Pretend these NUMA domains (for tests).",
@@ -320,7 +327,7 @@ def read_own(words: list[str]) -> Own:
     stub = StubOptions(
         given.get("fork-point"), None, bool(given.get("require")), given.get("timeout"), bool(given.get("verbose")),
         given.get("bind-to"), given.get("domains"), given.get("preload"),
-        None if given.get("record") == "0" else given.get("record"),
+        None if given.get("record") == "0" else given.get("record"), given.get("topology"),
     )  # fmt: skip
     return Own(stub, given.get("engine"), report)
 

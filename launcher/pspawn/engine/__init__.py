@@ -68,6 +68,7 @@ class StubOptions(NamedTuple):
     preload: Optional[str] = None  # noqa: UP045
     record: Optional[str] = None  # noqa: UP045
     """"1", or "auto": only where there is no profile."""
+    topology: Optional[str] = None  # noqa: UP045
 
     def words(self, stub: str, engine: str) -> list[str]:
         """The stub's path and options. No option has a blank (engines split the agent at blanks); the path may."""
@@ -92,6 +93,8 @@ class StubOptions(NamedTuple):
             words.append(f"--pspawn-preload={percent_encoded(self.preload)}")
         if self.record is not None:
             words.append("--pspawn-record" if self.record == "1" else f"--pspawn-record={self.record}")
+        if self.topology is not None:
+            words.append(f"--pspawn-topology={self.topology}")
         return words
 
 

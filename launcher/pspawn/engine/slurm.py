@@ -194,6 +194,7 @@ def _with_plugin(args: Sequence[str], options: StubOptions) -> Launch:
         "DOMAINS": options.domains,
         "PRELOAD": options.preload,
         "RECORD": options.record,
+        "TOPOLOGY": options.topology,
     }
     env = {f"PSPAWN_{name}": value for name, value in values.items() if value is not None}
     return Launch([*own, *args], env)
