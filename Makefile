@@ -7,7 +7,7 @@ PIP = -m pip --disable-pip-version-check --quiet
 PYTEST = .venv/bin/python -m pytest tests --reruns 1 -raR
 # Nothing of a user's own pspawn set-up may reach demo and tests.
 unexport PSPAWN PSPAWN_FORK_POINT PSPAWN_REPORT PSPAWN_REQUIRE PSPAWN_TIMEOUT PSPAWN_VERBOSE
-unexport PSPAWN_REPORT_PAGES PSPAWN_BIND_TO PSPAWN_ENGINE PSPAWN_DOMAINS PSPAWN_MPIRUN PSPAWN_REPLICATE
+unexport PSPAWN_REPORT_PAGES PSPAWN_BIND_TO PSPAWN_ENGINE PSPAWN_DOMAINS PSPAWN_MPIRUN PSPAWN_REPLICATE PSPAWN_TOPOLOGY
 
 C_SOURCES = find $(wildcard examples launcher spank_plugin tests) -name '*.[ch]' \
 	-not -path '*/build/*' -not -path '*/_native/*' -not -name '_*.c' -print

@@ -23,6 +23,7 @@
 #define PSPAWN_RLIMITS 16	 /* RLIM_NLIMITS */
 #define PSPAWN_STRINGS_PAD 8192	 /* a proxy's argument area is larger than twice its first rank's by these bytes */
 #define PSPAWN_STRING_MAX 131072 /* the kernel's bound of one string: MAX_ARG_STRLEN with 4 KiB pages */
+#define PSPAWN_KEPT_PLACES 4	 /* a rank at preinit may have so many variables fewer than its proxy */
 #define PSPAWN_PROXY_VAR "PSPAWN_PROXY=" /* <socket fd>,<padding>; only ever in a proxy's initial stack */
 
 /* The doorbell's messages. */

@@ -509,8 +509,8 @@ static int new_context(struct gatherer *g, int pair, int domain)
 				: make_vector(p->argv, p->a.argv_bytes, p->a.key.argc);
 	char **env = make_vector(p->env, p->a.env_bytes, p->a.key.envc);
 
-	if (env && p->a.key.envc > p->envc)
-		env[p->envc] = "TMPDIR="; /* gone in its ranks */
+	for (uint32_t i = p->envc; env && i < p->a.key.envc; i++)
+		env[i] = "TMPDIR="; /* places kept: for TMPDIR, which is gone in other ranks, and for the topology */
 	if (more)
 		g->contexts = more;
 	if (!c || !more || !argv || !env) {
@@ -726,6 +726,7 @@ static void complete_arrival(struct gatherer *g, int index)
 		dismiss(g, p, why);
 		return;
 	}
+	topology_keep_places(g, p);
 	p->state = PAIR_CANDIDATE;
 	if (g->phase == PHASE_COLLECT)
 		begin_contexts(g, index);
@@ -970,16 +971,36 @@ static char *varying_names(struct gatherer *g, struct context *c, size_t *bytes,
 	return text;
 }
 
-static void fill_slot(struct pspawn_arena *arena, const struct context *c, uint32_t index, const struct pair *p)
+/* argv and environment lie side by side in the blob; what is handed down comes behind. */
+static uint64_t put_strings(const struct gatherer *g, struct pspawn_arena *arena, const struct pair *p)
+{
+	size_t own = p->a.argv_bytes + p->a.env_bytes;
+	uint64_t offset;
+	char *all;
+
+	if (!p->has_topology)
+		return pspawn_arena_put(arena, p->argv, own);
+	all = malloc(own + g->topology.strings_bytes);
+	if (!all)
+		return 0;
+	memcpy(all, p->argv, own);
+	memcpy(all + own, g->topology.strings, g->topology.strings_bytes);
+	offset = pspawn_arena_put(arena, all, own + g->topology.strings_bytes);
+	free(all);
+	return offset;
+}
+
+static void fill_slot(const struct gatherer *g, struct pspawn_arena *arena, const struct context *c, uint32_t index,
+		      const struct pair *p)
 {
 	struct pspawn_slot *slot = pspawn_slot(arena->batch, index);
 
 	pspawn_slot_settings(arena, &c->c, slot, &p->a.settings);
 	slot->argc = p->a.key.argc;
-	slot->envc = p->envc;
+	slot->envc = p->envc + (p->has_topology ? TOPOLOGY_VARIABLES : 0);
 	slot->argv_bytes = p->a.argv_bytes;
-	slot->env_bytes = p->a.env_bytes;
-	slot->strings = pspawn_arena_put(arena, p->argv, p->a.argv_bytes + p->a.env_bytes); /* adjacent in the blob */
+	slot->env_bytes = p->a.env_bytes + (p->has_topology ? g->topology.strings_bytes : 0);
+	slot->strings = put_strings(g, arena, p);
 	slot->nfds = p->a.nfds;
 	slot->fds = pspawn_arena_put(arena, p->fds, p->a.nfds * sizeof(int32_t));
 	/* Under Hydra each rank leads a session; elsewhere it joins its stub's group, which the engine signals. */
@@ -993,7 +1014,8 @@ static void fill_slot(struct pspawn_arena *arena, const struct context *c, uint3
 
 static uint64_t slot_bytes(const struct pair *p)
 {
-	return (uint64_t)p->a.argv_bytes + p->a.env_bytes + p->a.nfds * sizeof(int32_t);
+	return (uint64_t)p->a.argv_bytes + p->a.env_bytes + (p->has_topology ? TOPOLOGY_BYTES : 0) +
+	       p->a.nfds * sizeof(int32_t);
 }
 
 static int count_bits(const uint8_t *mask)
@@ -1039,7 +1061,7 @@ static void climb(struct gatherer *g, struct context *c, int fork_point)
 		refuse(c, fork_point, "out of memory");
 	} else {
 		first.a.settings = g->pairs[c->members[0]]->a.settings;
-		fill_slot(&arena, c, 0, &first);
+		fill_slot(g, &arena, c, 0, &first);
 		arena.batch->varying = pspawn_arena_put(&arena, names, bytes);
 		arena.batch->varying_bytes = bytes;
 		arena.batch->preloads = pspawn_arena_put(&arena, preloads, preloads_bytes);
@@ -1180,7 +1202,8 @@ static bool contexts_final(struct gatherer *g)
 /* What one slot needs beyond the key: the same shape and room in the proxy's argument area. */
 static const char *slot_refusal(const struct context *c, const struct pair *p)
 {
-	if (c->c.fork_point < PSPAWN_MAIN && (uint64_t)p->a.argv_bytes + p->a.env_bytes > c->c.area_bytes)
+	if (c->c.fork_point < PSPAWN_MAIN &&
+	    (uint64_t)p->a.argv_bytes + p->a.env_bytes + (p->may_have_topology ? TOPOLOGY_BYTES : 0) > c->c.area_bytes)
 		return "its arguments and environment are larger than the proxy's";
 	if (c->c.fork_point < PSPAWN_MAIN && ((int)p->a.key.argc != c->c.argc || (int)p->a.key.envc != c->c.envc))
 		return "it has another number of arguments or variables than the proxy";
@@ -1214,6 +1237,7 @@ static void request(struct gatherer *g, struct context *c)
 			dismiss(g, p, why);
 		if (p->state != PAIR_BATCHED)
 			continue; /* dismissed, or lost while waiting */
+		topology_hand_down(g, c, p);
 		p->slot = (uint32_t)kept;
 		c->members[kept++] = c->members[m];
 		bytes += slot_bytes(p);
@@ -1229,7 +1253,7 @@ static void request(struct gatherer *g, struct context *c)
 	} else {
 		c->arena.moves = mover_has_work(g, c);
 		for (int m = 0; m < kept; m++) {
-			fill_slot(&c->arena, c, (uint32_t)m, g->pairs[c->members[m]]);
+			fill_slot(g, &c->arena, c, (uint32_t)m, g->pairs[c->members[m]]);
 			channels[m] = g->pairs[c->members[m]]->channel;
 		}
 		warm_choose_recorder(g, c, &c->arena);
@@ -1307,7 +1331,8 @@ static int stream_some(struct gatherer *g, struct context *c, const int *pairs, 
 		if (why)
 			dismiss(g, p, why);
 		else if ((uint32_t)(c->nmembers + count) < c->arena.batch->nslots) {
-			fill_slot(&c->arena, c, (uint32_t)(c->nmembers + count), p);
+			topology_hand_down(g, c, p);
+			fill_slot(g, &c->arena, c, (uint32_t)(c->nmembers + count), p);
 			channels[count] = p->channel;
 			taken[count++] = pairs[i];
 		}
@@ -1479,6 +1504,8 @@ static bool settle(struct gatherer *g)
 		if (c->arena.batch && (c->state == CONTEXT_CALLED || c->state == CONTEXT_FAILED) && !is_settled(g, c))
 			return false;
 	}
+	if (!topology_settled(g))
+		return false;
 	test_stop("settled");
 	for (int i = 0; i < g->ncontexts; i++)
 		if (g->contexts[i]->arena.batch &&
@@ -1687,6 +1714,8 @@ static void reap(struct gatherer *g)
 	while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
 		int pair = pair_of_rank(g, pid);
 
+		if (topology_ended(g, pid, status))
+			continue;
 		if (pair < 0) {
 			lose_early_rank(g, pid);
 			continue;
@@ -1859,6 +1888,7 @@ static int start(struct gatherer *g)
 	prctl(PR_SET_CHILD_SUBREAPER, 1);
 	prctl(PR_SET_NAME, "pspawn-gather");
 	g->mover.sock = g->mover.context = -1;
+	g->topology.xml = g->topology.number = -1;
 	g->listener = PSPAWN_LISTENER_FD;
 	if (fcntl(g->listener, F_SETFD, FD_CLOEXEC) < 0 || fcntl(g->listener, F_SETFL, O_NONBLOCK) < 0)
 		return -1;
@@ -1884,6 +1914,7 @@ int main(int argc, char **argv)
 		return 1;
 	do {
 		int wait_ms = g.report_due_us	? RELEASE_GRACE_US / 1000
+			      : g.topology.pid	? 50
 			      : g.sample_due_us ? FIRST_SAMPLE_US / 1000
 						: heartbeat_ms(&g) / 2;
 		int n = epoll_wait(g.epoll, events, 64, wait_ms);
@@ -1917,6 +1948,7 @@ int main(int argc, char **argv)
 		if (!has_work(&g))
 			accept_stubs(&g); /* somebody may have connected a moment ago */
 	} while (has_work(&g) && !g.ending);
+	topology_end(&g);
 	kill_strays();
 	return 0;
 }

@@ -4,6 +4,7 @@
 #ifndef PSPAWN_GATHER_H
 #define PSPAWN_GATHER_H
 
+#include <limits.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -16,6 +17,8 @@
 
 #define MAX_DOMAINS 256
 #define MAX_REFUSALS 4
+#define TOPOLOGY_VARIABLES 3 /* that hand the node's topology down */
+#define TOPOLOGY_BYTES 128   /* theirs at most */
 
 /* Where a pair of stub and rank stands; docs/protocol.md explains each. */
 enum pair_state {
@@ -57,6 +60,7 @@ struct pair {
 	bool warns;		   /* its stub is to say that ranks died early */
 	bool moves, moved;	   /* its rank has to go into other cgroups than the gatherer's; and did */
 	struct page_counts *pages; /* owned: where the rank's were when they were last looked at; NULL: nobody did */
+	bool may_have_topology, has_topology; /* handed down; has: in its slot */
 };
 
 enum context_state {
@@ -105,6 +109,7 @@ struct context {
 	int64_t replicates_us, replicated_us; /* when; when it had them: 0 if it has none */
 	struct page_counts
 		*pages; /* owned: where the proxy's were when all ranks had been forked; NULL: nobody looked */
+	bool topology_asked, uses_topology;
 };
 
 /* The way to the mover, if the plugin named one. */
@@ -116,6 +121,20 @@ struct mover_link {
 	uint32_t first, slots[MOVER_MAX], count;
 	int64_t asked_us;
 	int moved;
+};
+
+/* The node's topology, handed down to ranks: topology_client.c. */
+struct topology {
+	pid_t pid;	     /* pspawn-topology, while it is not reaped */
+	int xml, number;     /* what it writes to; what ranks open: refuses that until it is complete. -1: none */
+	bool started, ready; /* ready: may be opened */
+	bool awaited;	     /* by ranks that are at the gate */
+	int64_t started_us, done_us, progress_us;
+	long progress;
+	char path[PATH_MAX];	      /* of libhwloc */
+	char strings[TOPOLOGY_BYTES]; /* the variables, each terminated */
+	size_t strings_bytes;
+	char reason[PSPAWN_REASON_LEN]; /* why ranks got nothing, or what they got is of no use */
 };
 
 enum phase { PHASE_COLLECT, PHASE_CONTEXTS, PHASE_SETTLE };
@@ -148,6 +167,7 @@ struct gatherer {
 	bool recording;			       /* was asked for */
 	char record_reason[PSPAWN_REASON_LEN]; /* why there is no profile of it */
 	bool warned;			       /* of ranks that died early */
+	struct topology topology;
 };
 
 /* gather.c */
@@ -177,6 +197,15 @@ void warm_rank_ended(struct gatherer *g, int pair);
 void warm_note_dropped(struct gatherer *g, struct context *c);
 /* warm.c: for the report: a recording was asked for, and why there is none; NULL: there is. */
 void warm_recorded(struct gatherer *g, const char *reason);
+
+/* topology_client.c, in the order of a launch. Settles whether this pair's rank may get the topology, and if so keeps places
+ * for its variables in the proxy; whether it does, now that the proxy of its context stands (starts the discovery); is it
+ * discovered, or given up; is this the end of what discovers? And nothing is left of it. */
+void topology_keep_places(struct gatherer *g, struct pair *p);
+void topology_hand_down(struct gatherer *g, struct context *c, struct pair *p);
+bool topology_settled(struct gatherer *g);
+bool topology_ended(struct gatherer *g, pid_t pid, int status);
+void topology_end(struct gatherer *g);
 
 /* image.c: a variable of the rank's environment, or NULL. */
 const char *pair_variable(const struct pair *pair, const char *name);

@@ -23,14 +23,16 @@ enum pspawn_engine { PSPAWN_NO_ENGINE, PSPAWN_OPENMPI, PSPAWN_PRRTE, PSPAWN_HYDR
 /* BY_ENGINE: the engine's daemon itself exec'd this stub, as pspawn-mpirun told it to, and so all the node's. What such
  * siblings inherit alike (struct pspawn_inherited, cgroup, label, pspawn_take_common_settings()) is left out: the gatherer,
  * which comes from one of them, has the same.
- * RECORD: record a profile. RECORD_MISSING: only where there is none, or it is stale. */
+ * RECORD: record a profile. RECORD_MISSING: only where there is none, or it is stale.
+ * NO_TOPOLOGY: do not hand the node's topology to the ranks. */
 enum pspawn_option {
 	PSPAWN_REQUIRE = 1,
 	PSPAWN_VERBOSE = 2,
 	PSPAWN_BY_ENGINE = 4,
 	PSPAWN_RECORD = 8,
 	PSPAWN_RECORD_MISSING = 16,
-	PSPAWN_REPORT_PAGES = 32 /* of each rank too */
+	PSPAWN_REPORT_PAGES = 32, /* of each rank too */
+	PSPAWN_NO_TOPOLOGY = 64
 };
 
 /* stub -> gatherer */

@@ -221,6 +221,24 @@ static void put_recording(FILE *f, const struct gatherer *g)
 	fputs("},\n ", f);
 }
 
+static void put_topology(FILE *f, const struct gatherer *g)
+{
+	const struct topology *t = &g->topology;
+	int given = 0;
+
+	for (int i = 0; i < g->npairs; i++)
+		given += g->pairs[i]->has_topology && g->pairs[i]->rank_pid && t->ready;
+	fprintf(f, "\"topology\": {\"given\": %d, \"reason\": ", given);
+	if (!*t->reason)
+		fputs("null", f);
+	else
+		put_string(f, t->reason);
+	if (t->done_us)
+		fprintf(f, ", \"us\": %lld},\n ", (long long)(t->done_us - t->started_us));
+	else
+		fputs(", \"us\": null},\n ", f);
+}
+
 static void put_node(FILE *f, const struct gatherer *g, const char *host)
 {
 	static const char *const engines[] = {"", "openmpi", "prrte", "hydra", "slurm"};
@@ -244,6 +262,7 @@ static void put_node(FILE *f, const struct gatherer *g, const char *host)
 	fputs("],\n ", f);
 	put_mover(f, &g->mover);
 	put_recording(f, g);
+	put_topology(f, g);
 	fputs("\"contexts\": [", f);
 	for (int i = 0; i < g->ncontexts; i++) {
 		if (!g->contexts[i]->used)

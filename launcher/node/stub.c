@@ -32,7 +32,8 @@ struct stub {
 	const char *app;     /* as typed */
 	char path[PATH_MAX]; /* what to exec */
 	const char *refusal; /* why this process cannot be handed over; the gatherer is told all the same */
-	const char *fork_point, *report, *domains, *bind_to, *engine_name, *timeout, *preload, *record, *replicate;
+	const char *fork_point, *report, *domains, *bind_to, *engine_name, *timeout, *preload, *record, *replicate,
+		*topology;
 	const char *spank; /* what the SPANK plugin told about the step: SPANK_OPTION; NULL without it */
 	const char *mover; /* its mover's address */
 	int require, verbose, report_pages, off, found;
@@ -141,8 +142,8 @@ static void __attribute__((noreturn)) usage(int code)
 		"\n"
 		"  --pspawn-fork-point=auto|exec|preinit|main|warm|app  --pspawn-bind-to=none|numa|core\n"
 		"  --pspawn-preload=NAME,NAME...  --pspawn-record[=auto]  --pspawn-replicate[=SIZE]\n"
-		"  --pspawn-report=FILE  --pspawn-report-pages  --pspawn-require  --pspawn-timeout=SECONDS  "
-		"--pspawn-verbose\n"
+		"  --pspawn-report=FILE  --pspawn-report-pages  --pspawn-topology=auto|no\n"
+		"  --pspawn-require  --pspawn-timeout=SECONDS  --pspawn-verbose\n"
 		"  --pspawn-engine=openmpi|prrte|hydra|slurm    --pspawn-domains=CPUS;CPUS...\n"
 		"Each is also read from the environment (PSPAWN_FORK_POINT=main ...); PSPAWN=0 turns all off.\n";
 
@@ -172,6 +173,7 @@ static void take_word(const char *word)
 		 !take_option(word, "--pspawn-preload", &stub.preload) &&
 		 !take_option(word, "--pspawn-record", &stub.record) &&
 		 !take_option(word, "--pspawn-replicate", &stub.replicate) &&
+		 !take_option(word, "--pspawn-topology", &stub.topology) &&
 		 !take_option(word, "--pspawn-bind-to", &stub.bind_to) &&
 		 !take_option(word, "--pspawn-engine", &stub.engine_name) &&
 		 !take_option(word, SPANK_OPTION, &stub.spank) &&
@@ -242,6 +244,7 @@ static void parse_arguments(int argc, char **argv, char **envp)
 	stub.preload = engine_getenv(envp, "PSPAWN_PRELOAD");
 	stub.record = engine_getenv(envp, "PSPAWN_RECORD");
 	stub.replicate = engine_getenv(envp, "PSPAWN_REPLICATE");
+	stub.topology = engine_getenv(envp, "PSPAWN_TOPOLOGY");
 	stub.bind_to = engine_getenv(envp, "PSPAWN_BIND_TO");
 	stub.engine_name = engine_getenv(envp, "PSPAWN_ENGINE");
 	stub.timeout = engine_getenv(envp, "PSPAWN_TIMEOUT");
@@ -674,6 +677,7 @@ static const char *arrive(void)
 {
 	static const char *const fork_points[] = {"auto", "exec", "preinit", "main", "warm", "app", NULL};
 	static const char *const binds[] = {"none", "numa", "core", NULL};
+	static const char *const topologies[] = {"auto", "no", NULL};
 	static char cwd[PATH_MAX], cgroup[8192], label[1024];
 	struct pspawn_arrival *a = &stub.arrival;
 	int pair[2] = {-1, -1};
@@ -689,7 +693,8 @@ static const char *arrive(void)
 	a->bind_to = choose(stub.bind_to, binds, "--pspawn-bind-to: ");
 	a->options = (stub.require ? PSPAWN_REQUIRE : 0) | (stub.verbose ? PSPAWN_VERBOSE : 0) |
 		     (stub.by_engine ? PSPAWN_BY_ENGINE : 0) | (stub.report_pages ? PSPAWN_REPORT_PAGES : 0) |
-		     record_option();
+		     record_option() |
+		     (choose(stub.topology, topologies, "--pspawn-topology: ") ? PSPAWN_NO_TOPOLOGY : 0);
 	a->replicate = replicate_option();
 	n = stub.timeout ? raw_atol(stub.timeout) : -1;
 	a->timeout_ms = n > 0 && n < 86400 ? (uint32_t)n * 1000 : DEFAULT_TIMEOUT_MS;

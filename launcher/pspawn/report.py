@@ -18,6 +18,7 @@ of the node started (``zero_us``: when that was, CLOCK_MONOTONIC)::
      "domains": [{"numa_node": int, "cpus": "0-3"}, …],
      "mover": {"moved": int, "reason": str | null},   (only under Slurm, where ranks have cgroups of their own)
      "recording": {"reason": str | null},             (only where a profile was to be recorded)
+     "topology": {"given": int, "reason": str | null, "us": int | null},   (ranks that got it; what discovery took)
      "contexts": [{"executable": str, "numa_node": int, "pid": int, "fork_point": "preinit" | "main", "requests": int,
                    "refused": [{"fork_point": "main", "reason": str}, …], "preloaded": int,
                    "dropped": [{"name": str, "reason": str}, …], "profile": "used" | "recorded" | null,
@@ -156,6 +157,16 @@ class Recording:
 
 
 @dataclass(frozen=True)
+class Topology:
+    """How many ranks the node's topology was handed to; ``reason``: why not to all; ``us``: what its discovery took,
+    None if there was none."""
+
+    given: int
+    reason: str | None = None
+    us: int | None = None
+
+
+@dataclass(frozen=True)
 class Node:
     """What one job did on one host."""
 
@@ -168,6 +179,7 @@ class Node:
     ranks: tuple[Rank, ...] = ()
     mover: Mover | None = None
     recording: Recording | None = None
+    topology: Topology | None = None
 
 
 @dataclass(frozen=True)
@@ -346,6 +358,13 @@ def _node(node: _Fields) -> Node:
         ranks=tuple(_rank(rank) for rank in node.items("ranks")),
         mover=_mover(node),
         recording=next((Recording(made.maybe("reason", str)) for made in node.object("recording")), None),
+        topology=next(
+            (
+                Topology(t.get("given", int), t.maybe("reason", str), t.maybe("us", int))
+                for t in node.object("topology")
+            ),
+            None,
+        ),
     )
 
 
@@ -461,6 +480,10 @@ def _node_lines(node: Node) -> list[str]:
     lines = [head + (f", CPUs {domains}" if domains else "")]
     if node.recording and node.recording.reason:
         lines.append(f"  no profile was recorded: {printable(node.recording.reason)}")
+    if node.topology and node.topology.us is not None:
+        given = f"topology handed to {_count(node.topology.given, 'rank')}"
+        why = f" ({printable(node.topology.reason)})" if node.topology.reason else ""
+        lines.append(f"  {given}, discovered in {_milliseconds([node.topology.us])}{why}")
     if node.mover:
         why = f" ({printable(node.mover.reason)})" if node.mover.reason else ""
         lines.append(f"  {_count(node.mover.moved, 'rank')} moved into their cgroups{why}")

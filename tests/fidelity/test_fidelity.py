@@ -233,13 +233,32 @@ def test_an_mpi_program(one_launcher: Launcher, rung: str) -> None:
     """Before MPI_Init it sees the same; after it, the same world."""
     app = [str(one_launcher.compile("probe.c", flags=["-DWITH_MPI"], libs=["-pthread"])), "an argument"]
     plain, _ = launch(one_launcher, app, Surrounding(), None)
-    ours, run = launch(one_launcher, app, Surrounding(), Pspawn(rung, TWO_DOMAINS, "direct"))
+    pspawn = Pspawn(rung, TWO_DOMAINS, "direct", ("--pspawn-topology=no",))
+    ours, run = launch(one_launcher, app, Surrounding(), pspawn)
     # UCX and PMIx ask for their process id in constructors; then `main` is refused.
     if rung != "exec":
         assert_forked(run.report, N, rung, may_refuse=("getpid",))
     assert differences(plain, ours, rung) == {}, run
     assert [p["mpi"]["rank"] for p in ours] == list(range(N))
     assert {p["mpi"]["size"] for p in ours} == {N}
+
+
+@pytest.mark.parametrize("rung", ["preinit", "main"])
+@pytest.mark.parametrize("one_launcher", ["openmpi4", "mpich4"], indirect=True)
+@pytest.mark.needs_stub
+def test_the_topology_is_all_that_is_handed_down(one_launcher: Launcher, rung: str) -> None:
+    """Three variables behind the others, and no other row of the table; see test_the_topology_handed_down.py."""
+    app = [str(one_launcher.compile("probe.c", flags=["-DWITH_MPI"], libs=["-pthread"])), "an argument"]
+    plain, _ = launch(one_launcher, app, Surrounding(), None)
+    ours, run = launch(one_launcher, app, Surrounding(), Pspawn(rung, TWO_DOMAINS, "direct"))
+    assert_forked(run.report, N, rung, may_refuse=("getpid",))
+    for seen in ours:
+        given = [s.partition("=")[0] for s in seen["environ"][-3:]]
+        assert given == ["HWLOC_XMLFILE", "HWLOC_THISSYSTEM", "HWLOC_THISSYSTEM_ALLOWED_RESOURCES"], seen["environ"]
+        del seen["environ"][-3:]
+        seen["proc_environ"] = seen["proc_environ"].partition("HWLOC_XMLFILE=")[0]
+        seen["constructor"]["strings"] -= 3
+    assert differences(plain, ours, rung) == {}, run
 
 
 @pytest.mark.parametrize("binding", ["unbound", "core"])

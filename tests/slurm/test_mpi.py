@@ -23,6 +23,7 @@ CGROUPS = {
     "JobAcctGatherType": "jobacct_gather/cgroup",
     "cgroup": "ConstrainRAMSpace=yes\n",
 }
+CORES = {**CGROUPS, "cgroup": "ConstrainCores=yes\nConstrainDevices=yes\n"}
 LEAST = {"ProctrackType": "proctrack/linuxproc"}
 OPEN_MPI = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMPI_MCA_btl": "self,vader,tcp"}
 
@@ -95,3 +96,48 @@ def test_fidelity(clusters, tmp_path, mark, builder: Builder, settings, fork_poi
     plain = probes(steps, tmp_path, "--pspawn=off", *command)
     ours = probes(steps, tmp_path, f"--pspawn={fork_point}", *command)
     assert differences(plain, ours, fork_point) == {}
+
+
+@pytest.mark.parametrize("settings", [LEAST, CORES], ids=["least", "cores"])
+@pytest.mark.parametrize("options", [("-n3",), ("-n2", "--cpu-bind=cores")], ids=["unbound", "bound"])
+def test_the_topology_handed_down(clusters, tmp_path, mark, builder: Builder, settings, options):
+    """Each task's hwloc finds what a plain task's does, also what its step may use, and needs no discovery for it."""
+    program = builder.program("node_topology.c", libs=["-lhwloc"])
+    steps = Steps(clusters(**settings), tmp_path, mark)
+    (plain, plain_reads), (ours, reads) = (
+        discoveries(steps, tmp_path, how, *options, program) for how in ("--pspawn=off", "--pspawn")
+    )
+    assert ours == plain
+    assert all(few * 3 < many for few, many in zip(reads, plain_reads)), (reads, plain_reads)
+
+
+def test_no_topology_where_pmix_has_one(clusters, tmp_path, mark, builder: Builder):
+    program = builder.program("node_topology.c", libs=["-lhwloc"])
+    step = Steps(clusters(**LEAST), tmp_path, mark).srun("--pspawn", "--mpi=pmix", "-n2", program, tmp_path)
+    step.assert_forked(2)
+    assert [node["topology"]["reason"] for node in step.nodes] == ["the engine hands its own down"], step
+    assert b"HWLOC_" not in (tmp_path / "0.txt").read_bytes()
+
+
+def discoveries(steps: Steps, directory: Path, how: str, *command: object) -> tuple[list[tuple[str, str]], list[int]]:
+    """What each rank's hwloc found: XML and allowed CPUs; and its reads. See test_the_topology_handed_down.py."""
+    out = directory / "found"
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(mode=0o777)
+    step = steps.srun(how, *command, out)
+    assert step.rc == 0, step
+    n = int(str(command[0])[2:])
+    if how != "--pspawn=off":
+        step.assert_forked(n)
+        assert [node["topology"]["given"] for node in step.nodes] == [n], step
+    found = []
+    reads = []
+    for rank in range(n):
+        number, allowed, _ = (out / f"{rank}.txt").read_bytes().split(b"\0")[0].decode().splitlines()
+        xml = re.sub(
+            r' gp_index="\d+"| *<support name="discovery.cpukind_efficiency"/>\n', "", (out / f"{rank}.xml").read_text()
+        )
+        # the step's number and the task's
+        found.append((re.sub(r"(/step_)\d+(/task_\d+)?", r"\1N", xml), allowed))
+        reads.append(int(number))
+    return found, reads

@@ -32,7 +32,8 @@ def test_the_debian_package(tmp_path: Path, mark: str, app: Path) -> None:
     assert output("dpkg-deb", "-f", package, "Version").strip().endswith(f"+slurm{release}")
     files = {line.split()[-1]: line.split()[:2] for line in output("dpkg-deb", "-c", package).splitlines()}
     assert {Path(name).name for name in files} >= {
-        *("spank_pspawn.so", "pspawn-stub", "pspawn-mover", "pspawn-gather", "libpspawn_proxy.so"),
+        *("spank_pspawn.so", "pspawn-stub", "pspawn-mover", "pspawn-gather", "pspawn-topology"),
+        "libpspawn_proxy.so",
         "plugstack.conf.sample",
     }
     assert all(owner == "root/root" and mode[8] != "w" and mode[5] != "w" for mode, owner in files.values())

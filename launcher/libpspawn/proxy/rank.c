@@ -73,7 +73,8 @@ static long place_vectors(uint32_t argc, uint32_t envc, char *place)
 	if ((int)argc == p->argc && (int)envc == p->envc)
 		return 0;
 	if (p->fork_point < PSPAWN_MAIN) {
-		if ((int)argc != p->argc || (int)envc != p->envc - 1) /* one place is kept: keep_place() in gather.c */
+		/* places are kept for variables that not every rank gets: keep_place() and topology_keep_places() */
+		if ((int)argc != p->argc || (int)envc > p->envc || (int)envc < p->envc - PSPAWN_KEPT_PLACES)
 			return -E2BIG;
 		p->envc = (int)envc;
 		p->envp[envc] = NULL;

@@ -116,6 +116,13 @@ OPTIONS = (
         ("none", "numa", "core"),
     ),
     OwnOption(
+        "topology",
+        "choice",
+        "Discover the node's topology once for all ranks (auto), or in each (no).",
+        "--pspawn-topology no",
+        ("auto", "no"),
+    ),
+    OwnOption(
         "domains",
         "table",
         "Pretend these NUMA domains (for tests).",
@@ -337,6 +344,7 @@ def read_own(words: list[str]) -> Own:
         None if given.get("record") == "0" else given.get("record"),
         None if given.get("replicate") == "0" else given.get("replicate"),
         bool(given.get("report-pages")),
+        given.get("topology"),
     )  # fmt: skip
     return Own(stub, given.get("engine"), report)
 

@@ -71,6 +71,7 @@ class StubOptions(NamedTuple):
     replicate: Optional[str] = None  # noqa: UP045
     """"1", or a size like 512M."""
     report_pages: bool = False
+    topology: Optional[str] = None  # noqa: UP045
 
     def words(self, stub: str, engine: str) -> list[str]:
         """The stub's path and options. No option has a blank (engines split the agent at blanks); the path may."""
@@ -99,6 +100,8 @@ class StubOptions(NamedTuple):
             words.append("--pspawn-replicate" if self.replicate == "1" else f"--pspawn-replicate={self.replicate}")
         if self.report_pages:
             words.append("--pspawn-report-pages")
+        if self.topology is not None:
+            words.append(f"--pspawn-topology={self.topology}")
         return words
 
 

@@ -196,6 +196,7 @@ def _with_plugin(args: Sequence[str], options: StubOptions) -> Launch:
         "PRELOAD": options.preload,
         "RECORD": options.record,
         "REPLICATE": options.replicate,
+        "TOPOLOGY": options.topology,
     }
     env = {f"PSPAWN_{name}": value for name, value in values.items() if value is not None}
     return Launch([*own, *args], env)
