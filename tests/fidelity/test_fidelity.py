@@ -252,12 +252,12 @@ def test_the_topology_is_all_that_is_handed_down(one_launcher: Launcher, rung: s
     plain, _ = launch(one_launcher, app, Surrounding(), None)
     ours, run = launch(one_launcher, app, Surrounding(), Pspawn(rung, TWO_DOMAINS, "direct"))
     assert_forked(run.report, N, rung, may_refuse=("getpid",))
-    for seen in ours:
-        given = [s.partition("=")[0] for s in seen["environ"][-3:]]
-        assert given == ["HWLOC_XMLFILE", "HWLOC_THISSYSTEM", "HWLOC_THISSYSTEM_ALLOWED_RESOURCES"], seen["environ"]
-        del seen["environ"][-3:]
-        seen["proc_environ"] = seen["proc_environ"].partition("HWLOC_XMLFILE=")[0]
-        seen["constructor"]["strings"] -= 3
+    for found in ours:
+        given = [s.partition("=")[0] for s in found["environ"][-3:]]
+        assert given == ["HWLOC_XMLFILE", "HWLOC_THISSYSTEM", "HWLOC_THISSYSTEM_ALLOWED_RESOURCES"], found["environ"]
+        del found["environ"][-3:]
+        found["proc_environ"] = found["proc_environ"].partition("HWLOC_XMLFILE=")[0]
+        found["constructor"]["strings"] -= 3
     assert differences(plain, ours, rung) == {}, run
 
 
