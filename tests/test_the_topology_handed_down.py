@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 
-from conftest import make_launcher
 from support import processes
 from support.mpi import NATIVE, Launcher, Pspawn, Run
 from support.report import assert_forked
@@ -74,19 +73,16 @@ def topology(run: Run) -> dict[str, Any]:
     return node["topology"]
 
 
-@pytest.fixture(params=["openmpi4", "mpich4"])
-def older(request: pytest.FixtureRequest, builder: Any, tmp_path: Path, mark: str) -> Launcher:
-    """The launchers whose ranks would each discover."""
-    return make_launcher(request.param, request, builder, tmp_path, mark)
-
-
+# The launchers whose ranks would each discover.
+older = pytest.mark.parametrize("one_launcher", ["openmpi4", "mpich4"], indirect=True)
 mpich4 = pytest.mark.parametrize("one_launcher", ["mpich4"], indirect=True)
 
 
+@older
 @pytest.mark.parametrize("fork_point", ["preinit", "main"])
-def test_ranks_find_what_they_would_have_found_and_differ_in_three_variables(older, tmp_path, fork_point):
-    ours = launch(older, tmp_path / "ours", pspawn=Pspawn(fork_point))
-    without = launch(older, tmp_path / "without", pspawn=Pspawn(fork_point, options=("--pspawn-topology=no",)))
+def test_ranks_find_what_they_would_have_found_and_differ_in_three_variables(one_launcher, tmp_path, fork_point):
+    ours = launch(one_launcher, tmp_path / "ours", pspawn=Pspawn(fork_point))
+    without = launch(one_launcher, tmp_path / "without", pspawn=Pspawn(fork_point, options=("--pspawn-topology=no",)))
     for run in (ours, without):
         assert_forked(run.report, N, fork_point)
     assert topology(ours)["given"] == N and topology(ours)["reason"] is None and topology(ours)["us"] > 0, ours
@@ -220,7 +216,8 @@ def test_a_child_of_a_rank_in_a_cpuset_of_its_own(one_launcher, tmp_path, cpuset
 # ---- Python ----
 
 
-def test_python_and_its_children(older, tmp_path):
+@older
+def test_python_and_its_children(one_launcher, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
         "import os, subprocess, sys\n"
@@ -232,10 +229,10 @@ def test_python_and_its_children(older, tmp_path):
     )
     env = (
         {"MPI4PY_MPIABI": "mpich", "LD_LIBRARY_PATH": str(MPICH4_LIB)}
-        if older.mpi.name == "mpich4"
+        if one_launcher.mpi.name == "mpich4"
         else {"MPI4PY_MPIABI": "openmpi"}
     )
-    run = older.run([sys.executable, str(script)], N, pspawn=Pspawn("warm"), env=env)
+    run = one_launcher.run([sys.executable, str(script)], N, pspawn=Pspawn("warm"), env=env)
     assert run.rc == 0, run
     assert_forked(run.report, N, "warm")
     assert topology(run)["given"] == N, run

@@ -1888,7 +1888,7 @@ static int start(struct gatherer *g)
 	prctl(PR_SET_CHILD_SUBREAPER, 1);
 	prctl(PR_SET_NAME, "pspawn-gather");
 	g->mover.sock = g->mover.context = -1;
-	g->topology.xml = g->topology.number = -1;
+	g->topology.xml = g->topology.number = g->topology.told = -1;
 	g->listener = PSPAWN_LISTENER_FD;
 	if (fcntl(g->listener, F_SETFD, FD_CLOEXEC) < 0 || fcntl(g->listener, F_SETFL, O_NONBLOCK) < 0)
 		return -1;

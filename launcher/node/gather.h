@@ -126,12 +126,13 @@ struct mover_link {
 /* The node's topology, handed down to ranks: topology_client.c. */
 struct topology {
 	pid_t pid;	     /* pspawn-topology, while it is not reaped */
+	int told;	     /* where it says which library it has loaded; -1: that is known */
 	int xml, number;     /* what it writes to; what ranks open: refuses that until it is complete. -1: none */
 	bool started, ready; /* ready: may be opened */
 	bool awaited;	     /* by ranks that are at the gate */
 	int64_t started_us, done_us, progress_us;
 	long progress;
-	char path[PATH_MAX];	      /* of libhwloc */
+	char path[PATH_MAX];	      /* of libhwloc; its name alone while that is a guess */
 	char strings[TOPOLOGY_BYTES]; /* the variables, each terminated */
 	size_t strings_bytes;
 	char reason[PSPAWN_REASON_LEN]; /* why ranks got nothing, or what they got is of no use */

@@ -9,6 +9,9 @@
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #define LONGEST_S 60 /* 22 s are known, of a node with many devices */
@@ -61,6 +64,16 @@ static int discover(const struct hwloc *hwloc, char **xml, int *bytes)
 	return hwloc->export_xmlbuffer(topology, xml, bytes, 0);
 }
 
+/* Which file it is, to standard input: a pipe's other end. As /proc/PID/maps has it. */
+static void tell_library(const struct hwloc *hwloc)
+{
+	char path[PATH_MAX];
+	Dl_info info;
+
+	if (dladdr(*(void **)&hwloc->init, &info) && realpath(info.dli_fname, path) && write(0, path, strlen(path)) < 0)
+		return; /* nobody wants to know */
+}
+
 int main(int argc, char **argv)
 {
 	struct hwloc hwloc;
@@ -71,7 +84,10 @@ int main(int argc, char **argv)
 	if (argc != 3)
 		return 2;
 	program_invocation_name = argv[2]; /* where hwloc_progname() looks */
-	if (find_all(&hwloc, argv[1]) < 0 || discover(&hwloc, &xml, &bytes) < 0)
+	if (find_all(&hwloc, argv[1]) < 0)
+		return 1;
+	tell_library(&hwloc);
+	if (discover(&hwloc, &xml, &bytes) < 0)
 		return 1;
 	for (int at = 0; at < bytes - 1;) { /* hwloc counts the terminating 0 */
 		ssize_t n = write(1, xml + at, (size_t)(bytes - 1 - at));

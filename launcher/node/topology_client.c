@@ -1,7 +1,7 @@
 /*
  * topology_client.c - hands the node's topology to ranks whose MPI_Init would discover it, one by one.
  *
- * pspawn-topology discovers it once, with the ranks' own libhwloc, while they are being forked. They get three variables
+ * pspawn-topology discovers it once, with the ranks' own libhwloc, while their stubs arrive and they are being forked. They get three variables
  * that hwloc reads (docs/fidelity.md): where the XML is, that it is this system's, and that what may be used of it is to be
  * asked of the kernel, which makes it good for ranks, and children of ranks, in any cpuset.
  *
@@ -13,6 +13,7 @@
 #include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -28,6 +29,7 @@
 #define SONAME "libhwloc.so.15" /* of hwloc 2; another's XML may be another */
 #define NUMBER_MIN 900		/* so high that a process with a pid that came again will hardly have it */
 #define END_MS 200
+#define TOLD_MS 50	  /* for a helper that was started before its proxy to say which library it has loaded */
 #define SILENCE_US 300000 /* without a tick of the CPU while all else is done */
 
 /* The first reason is the one that is told. */
@@ -154,17 +156,6 @@ static bool is_linked_with_mpi(const struct pair *p)
 	return last.is;
 }
 
-void topology_keep_places(struct gatherer *g, struct pair *p)
-{
-	const char *why = own_refusal(g, p);
-
-	p->may_have_topology = !why;
-	if (why)
-		note(&g->topology, why);
-	if (!why && is_linked_with_mpi(p))
-		p->a.key.envc += TOPOLOGY_VARIABLES;
-}
-
 /* The one libhwloc that the proxy has mapped, into path[PATH_MAX]; or why there is none that will do. */
 static const char *find_hwloc(pid_t proxy, char *path)
 {
@@ -202,7 +193,8 @@ static const char *find_hwloc(pid_t proxy, char *path)
 
 static void give_up(struct topology *t, const char *why)
 {
-	snprintf(t->reason, sizeof t->reason, "%s", why);
+	if (why != t->reason)
+		snprintf(t->reason, sizeof t->reason, "%s", why);
 	if (t->pid)
 		kill(t->pid, SIGKILL); /* reaped like all children */
 	if (t->xml >= 0)
@@ -224,7 +216,8 @@ static char **environment_without_preloads(void)
 	return env;
 }
 
-static void __attribute__((noreturn)) become_discoverer(const struct gatherer *g, const char *program, pid_t parent)
+static void __attribute__((noreturn))
+become_discoverer(const struct gatherer *g, const char *program, pid_t parent, int tell)
 {
 	const char *slash = strrchr(program, '/');
 	char path[sizeof g->proxy_object + 16], *name = (char *)(slash ? slash + 1 : program);
@@ -233,7 +226,7 @@ static void __attribute__((noreturn)) become_discoverer(const struct gatherer *g
 	sigset_t none;
 
 	prctl(PR_SET_PDEATHSIG, SIGKILL); /* the gatherer has one thread */
-	if (!env || getppid() != parent || dup2(g->topology.xml, 1) < 0)
+	if (!env || getppid() != parent || dup2(g->topology.xml, 1) < 0 || dup2(tell, 0) < 0)
 		_exit(1);
 	/* the gatherer's affinity is the first rank's */
 	sys3(__NR_sched_setaffinity, 0, sizeof g->allowed, g->allowed);
@@ -274,26 +267,81 @@ static int closed_door(void)
 	return high;
 }
 
-static void start_discovery(struct gatherer *g, const char *program)
+/* `path`: of libhwloc, or its name, for which the dynamic linker then looks. */
+static void start_discovery(struct gatherer *g, const char *program, const char *path)
 {
 	struct topology *t = &g->topology;
 	pid_t self = getpid();
+	int ends[2] = {-1, -1};
 
+	strcpy(t->path, path);
+	*t->reason = 0;
 	t->started = true;
 	t->started_us = t->progress_us = now_us();
-	t->number = closed_door();
+	if (t->number < 0)
+		t->number = closed_door();
 	t->xml = memfd_create("pspawn-topology", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-	if (t->number < 0 || t->xml < 0 || !make_variables(t)) {
+	if (t->number < 0 || t->xml < 0 || !make_variables(t) || pipe2(ends, O_CLOEXEC | O_NONBLOCK) < 0) {
 		give_up(t, "there is no place for it that ranks can read");
 		return;
 	}
 	t->pid = fork();
 	if (t->pid == 0)
-		become_discoverer(g, program, self);
+		become_discoverer(g, program, self, ends[1]);
+	close(ends[1]);
+	t->told = ends[0];
 	if (t->pid < 0) {
 		t->pid = 0;
 		give_up(t, "its discovery cannot be started");
 	}
+}
+
+/* The file that a guessed name has led to, into t->path: by now it mostly has been told. */
+static void learn_path(struct topology *t)
+{
+	struct pollfd wait = {.fd = t->told, .events = POLLIN};
+	char path[PATH_MAX];
+	ssize_t n = poll(&wait, 1, TOLD_MS) > 0 ? read(t->told, path, sizeof path - 1) : -1;
+
+	if (n > 0) {
+		path[n] = 0;
+		strcpy(t->path, path);
+	}
+	close(t->told);
+	t->told = -1;
+}
+
+/* The guess was wrong. */
+static void discover_anew(struct gatherer *g, const char *program, const char *path)
+{
+	struct topology *t = &g->topology;
+
+	give_up(t, "");
+	t->pid = 0; /* reaped like all children, and nobody's */
+	t->ready = false;
+	start_discovery(g, program, path);
+}
+
+void topology_keep_places(struct gatherer *g, struct pair *p)
+{
+	const char *why = own_refusal(g, p);
+
+	p->may_have_topology = !why;
+	if (why)
+		note(&g->topology, why);
+	if (why || !is_linked_with_mpi(p))
+		return;
+	p->a.key.envc += TOPOLOGY_VARIABLES;
+	if (!g->topology.started) /* before its proxy can tell which library that is: there is time now */
+		start_discovery(g, p->path, SONAME);
+}
+
+static bool is_used(const struct gatherer *g)
+{
+	for (int i = 0; i < g->ncontexts; i++)
+		if (g->contexts[i]->uses_topology)
+			return true;
+	return false;
 }
 
 void topology_hand_down(struct gatherer *g, struct context *c, struct pair *p)
@@ -313,16 +361,18 @@ void topology_hand_down(struct gatherer *g, struct context *c, struct pair *p)
 	if (!c->topology_asked) {
 		c->topology_asked = true;
 		why = find_hwloc(c->c.serving, path);
+		if (!why && t->told >= 0 && !is_used(g)) {
+			learn_path(t);
+			if (strcmp(path, t->path) != 0)
+				discover_anew(g, model->path, path);
+		}
 		if (!why && t->started && strcmp(path, t->path) != 0)
 			why = "the node's programs have different hwlocs";
 		c->uses_topology = !why;
 		if (why)
 			note(t, why);
-		if (!why && !t->started) {
-			strcpy(t->path, path);
-			*t->reason = 0;
-			start_discovery(g, model->path);
-		}
+		if (!why && !t->started)
+			start_discovery(g, model->path, path);
 	}
 	p->has_topology = c->uses_topology && (t->ready || t->xml >= 0);
 }
@@ -361,6 +411,10 @@ bool topology_settled(struct gatherer *g)
 
 	if (!t->pid || t->xml < 0)
 		return true;
+	if (!is_used(g)) {
+		give_up(t, *t->reason ? t->reason : "no program that was forked has loaded " SONAME);
+		return true;
+	}
 	if (!t->awaited) /* until now it may have had to share the CPUs with the forks */
 		t->progress_us = now;
 	t->awaited = true;
