@@ -249,7 +249,8 @@ def test_cgroups_of_domains_are_made_and_gone() -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["vector"], ["mpirun"], ["trampoline"], ["numa"], ["python"], ["mpi-init"], ["page-cache"]]
+    "words",
+    [[], ["vector"], ["mpirun"], ["trampoline"], ["numa"], ["python"], ["mpi-init"], ["replicas"], ["page-cache"]],
 )
 def test_help_has_examples(words: list[str]) -> None:
     result = bench(*words, "--help")
@@ -271,6 +272,7 @@ def test_help_has_examples(words: list[str]) -> None:
         (["mpirun", "--program", "ls"], "'ls' is not one of"),
         (["python", "--against", "ls"], "'ls' is not one of"),
         (["mpi-init", "--ranks", "0"], "0 is not in the range"),
+        (["replicas", "--program", "ls"], "'ls' is not one of"),
     ],
 )
 def test_wrong_arguments_are_named(words: list[str], says: str) -> None:
@@ -420,6 +422,21 @@ def test_the_mpirun_bench_runs_and_every_rank_is_forked(launcher: Launcher, monk
 
 
 def quiet(progress: str) -> None: ...
+
+
+@pytest.mark.needs_stub
+@pytest.mark.mpi
+@pytest.mark.long
+def test_the_bench_of_replicas_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_measure, "QUIET", (0.0, 1e9))
+    small = ("--program", "libraries", "--pairs", "3", "--ranks", "2", "--mpirun", "mpirun.mpich")
+    result = bench("replicas", *small, "--json")
+    assert result.exit_code == 0, result.output
+    output = "\n".join(line for line in result.output.splitlines() if not line.startswith("pspawn bench:"))
+    found = json.loads(output)
+    assert len(found["findings"]) == (3 if os.geteuid() == 0 else 2)
+    assert found["programs"]["libraries"]["files"] > 100
+    assert all(f["pairs"] == 6 and f["figure"] > 0 for f in found["findings"])
 
 
 @pytest.mark.needs_stub

@@ -15,6 +15,7 @@
  */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <sys/auxv.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
@@ -242,6 +243,33 @@ static long write_all(int memfd, const struct mapping *m)
 	return 0;
 }
 
+/* Has a page of it been written (RELRO)? Then it is private memory already, and part of a core file, in which debuggers
+ * look for the list of libraries (DT_DEBUG): it stays what it is, and only its other pages are made private too. Bits 63 and
+ * 61 of pagemap (proc_pid_pagemap(5)): present; of a file. */
+static int was_written(const struct mapping *m)
+{
+	uint64_t entries[256], page = getauxval(AT_PAGESZ);
+	long fd = sys_open("/proc/self/pagemap", RAW_O_RDONLY | RAW_O_CLOEXEC), n = 1;
+	int found = 0;
+
+	for (uint64_t at = m->start / page; fd >= 0 && n > 0 && !found && at < m->end / page; at += (uint64_t)n / 8) {
+		uint64_t left = m->end / page - at;
+
+		n = sys4(__NR_pread64, fd, entries, (left < 256 ? left : 256) * 8, at * 8);
+		for (long i = 0; i < n / 8; i++)
+			found |= entries[i] >> 63 && !(entries[i] >> 61 & 1);
+	}
+	if (fd >= 0)
+		sys_close((int)fd);
+	return found;
+}
+
+/* Is it to be replaced by a copy? What is or was written is not. */
+static int is_replaced(const struct mapping *m)
+{
+	return m->inode && is_ours_to_copy(m) && m->perms[1] != 'w' && (m->perms[2] == 'x' || !was_written(m));
+}
+
 /* Copies what is only read, one mapping behind the other. */
 static long copy_object(const struct replicas *r, const struct object *o, int memfd)
 {
@@ -249,7 +277,7 @@ static long copy_object(const struct replicas *r, const struct object *o, int me
 	long ret = 0;
 
 	for (const char *s = o->first; ret == 0 && s < o->behind && (s = pspawn_parse_mapping(s, r->end, &m));)
-		if (m.inode && is_ours_to_copy(&m) && m.perms[1] != 'w')
+		if (is_replaced(&m))
 			ret = write_all(memfd, &m);
 	return ret;
 }
@@ -267,6 +295,19 @@ static void own_pages(const struct mapping *m)
 		sys_close((int)memfd);
 }
 
+/* Makes all pages of a private mapping private pages. One that is only read (RELRO) is written to for a moment. */
+static long populate(const struct mapping *m)
+{
+	size_t len = m->end - m->start;
+	long ret = m->perms[1] == 'w' ? 0 : sys3(__NR_mprotect, m->start, len, PROT_READ | PROT_WRITE);
+
+	if (ret < 0)
+		return ret;
+	if (sys3(__NR_madvise, m->start, len, MADV_POPULATE_WRITE) < 0)
+		own_pages(m);
+	return m->perms[1] == 'w' ? 0 : sys3(__NR_mprotect, m->start, len, protection(m));
+}
+
 /* Puts the copies where the originals are. What has been replaced when one is refused stays so. */
 static long replace_object(struct replicas *r, const struct object *o, int memfd)
 {
@@ -278,9 +319,11 @@ static long replace_object(struct replicas *r, const struct object *o, int memfd
 
 		if (!m.inode || !is_ours_to_copy(&m))
 			continue;
-		if (m.perms[1] == 'w') {
-			if (sys3(__NR_madvise, m.start, len, MADV_POPULATE_WRITE) < 0)
-				own_pages(&m);
+		if (!is_replaced(&m)) {
+			long ret = populate(&m);
+
+			if (ret < 0)
+				return ret;
 		} else {
 			void *p = sys_mmap((void *)m.start, len, protection(&m), MAP_PRIVATE | MAP_FIXED, memfd,
 					   (long)offset);
