@@ -264,10 +264,19 @@ static int was_written(const struct replicas *r, const struct mapping *m)
 	return found;
 }
 
-/* Is it to be replaced by a copy? What is or was written is not. */
-static int is_replaced(const struct replicas *r, const struct mapping *m)
+/* RELRO is the beginning of what was mapped writable (elf(5), PT_GNU_RELRO): the rest, if any, lies right behind it. */
+static int may_be_relro(const struct replicas *r, const struct mapping *m, const char *next)
 {
-	return m->inode && is_ours_to_copy(m) && m->perms[1] != 'w' && (m->perms[2] == 'x' || !was_written(r, m));
+	struct mapping behind;
+
+	return m->perms[2] != 'x' && (!pspawn_parse_mapping(next, r->end, &behind) || behind.start != m->end ||
+				      behind.perms[1] == 'w' || !behind.inode);
+}
+
+/* Is it to be replaced by a copy? What is or was written is not. `next`: the line behind its own. */
+static int is_replaced(const struct replicas *r, const struct mapping *m, const char *next)
+{
+	return m->inode && is_ours_to_copy(m) && m->perms[1] != 'w' && !(may_be_relro(r, m, next) && was_written(r, m));
 }
 
 /* Copies what is only read, one mapping behind the other. */
@@ -277,7 +286,7 @@ static long copy_object(const struct replicas *r, const struct object *o, int me
 	long ret = 0;
 
 	for (const char *s = o->first; ret == 0 && s < o->behind && (s = pspawn_parse_mapping(s, r->end, &m));)
-		if (is_replaced(r, &m))
+		if (is_replaced(r, &m, s))
 			ret = write_all(memfd, &m);
 	return ret;
 }
@@ -319,7 +328,7 @@ static long replace_object(struct replicas *r, const struct object *o, int memfd
 
 		if (!m.inode || !is_ours_to_copy(&m))
 			continue;
-		if (!is_replaced(r, &m)) {
+		if (!is_replaced(r, &m, s)) {
 			long ret = populate(&m);
 
 			if (ret < 0)
