@@ -41,6 +41,7 @@ struct replicas {
 	uint32_t objects, left_out;
 	const char *text, *end; /* of /proc/self/maps, as it was before */
 	size_t room;
+	int pagemap; /* a descriptor, or negative */
 };
 
 /* One file: the lines of its mappings lie together, but for memory without a file between them. */
@@ -246,28 +247,36 @@ static long write_all(int memfd, const struct mapping *m)
 /* Has a page of it been written (RELRO)? Then it is private memory already, and part of a core file, in which debuggers
  * look for the list of libraries (DT_DEBUG): it stays what it is, and only its other pages are made private too. Bits 63 and
  * 61 of pagemap (proc_pid_pagemap(5)): present; of a file. */
-static int was_written(const struct mapping *m)
+static int was_written(const struct replicas *r, const struct mapping *m)
 {
 	uint64_t entries[256], page = getauxval(AT_PAGESZ);
-	long fd = sys_open("/proc/self/pagemap", RAW_O_RDONLY | RAW_O_CLOEXEC), n = 1;
+	long n = 1;
 	int found = 0;
 
-	for (uint64_t at = m->start / page; fd >= 0 && n > 0 && !found && at < m->end / page; at += (uint64_t)n / 8) {
+	for (uint64_t at = m->start / page; r->pagemap >= 0 && n > 0 && !found && at < m->end / page;
+	     at += (uint64_t)n / 8) {
 		uint64_t left = m->end / page - at;
 
-		n = sys4(__NR_pread64, fd, entries, (left < 256 ? left : 256) * 8, at * 8);
+		n = sys4(__NR_pread64, r->pagemap, entries, (left < 256 ? left : 256) * 8, at * 8);
 		for (long i = 0; i < n / 8; i++)
 			found |= entries[i] >> 63 && !(entries[i] >> 61 & 1);
 	}
-	if (fd >= 0)
-		sys_close((int)fd);
 	return found;
 }
 
-/* Is it to be replaced by a copy? What is or was written is not. */
-static int is_replaced(const struct mapping *m)
+/* RELRO is the beginning of what was mapped writable (elf(5), PT_GNU_RELRO): the rest, if any, lies right behind it. */
+static int may_be_relro(const struct replicas *r, const struct mapping *m, const char *next)
 {
-	return m->inode && is_ours_to_copy(m) && m->perms[1] != 'w' && (m->perms[2] == 'x' || !was_written(m));
+	struct mapping behind;
+
+	return m->perms[2] != 'x' && (!pspawn_parse_mapping(next, r->end, &behind) || behind.start != m->end ||
+				      behind.perms[1] == 'w' || !behind.inode);
+}
+
+/* Is it to be replaced by a copy? What is or was written is not. `next`: the line behind its own. */
+static int is_replaced(const struct replicas *r, const struct mapping *m, const char *next)
+{
+	return m->inode && is_ours_to_copy(m) && m->perms[1] != 'w' && !(may_be_relro(r, m, next) && was_written(r, m));
 }
 
 /* Copies what is only read, one mapping behind the other. */
@@ -277,7 +286,7 @@ static long copy_object(const struct replicas *r, const struct object *o, int me
 	long ret = 0;
 
 	for (const char *s = o->first; ret == 0 && s < o->behind && (s = pspawn_parse_mapping(s, r->end, &m));)
-		if (is_replaced(&m))
+		if (is_replaced(r, &m, s))
 			ret = write_all(memfd, &m);
 	return ret;
 }
@@ -319,7 +328,7 @@ static long replace_object(struct replicas *r, const struct object *o, int memfd
 
 		if (!m.inode || !is_ours_to_copy(&m))
 			continue;
-		if (!is_replaced(&m)) {
+		if (!is_replaced(r, &m, s)) {
 			long ret = populate(&m);
 
 			if (ret < 0)
@@ -410,11 +419,14 @@ void pspawn_replicate(uint64_t limit)
 	sys_prlimit(1 /* RLIMIT_FSIZE */, NULL, &size);
 	most = (struct raw_rlimit){size.max, size.max};
 	sys_prlimit(1, &most, NULL);
+	r.pagemap = (int)sys_open("/proc/self/pagemap", RAW_O_RDONLY | RAW_O_CLOEXEC);
 	for (const char *s = r.text; next_object(&r, s, &o); s = o.behind) {
 		end_without_caller();
 		replicate_object(&r, &o);
 	}
 	sys_prlimit(1, &size, NULL);
+	if (r.pagemap >= 0)
+		sys_close(r.pagemap);
 	sys_munmap((void *)r.text, r.room);
 	if (r.left_out > MOST_LEFT_OUT) {
 		char more[32] = "";
