@@ -286,7 +286,8 @@ def test_a_discovery_that_fails_costs_nothing_but_itself(one_launcher, tmp_path,
 @mpich4
 @pytest.mark.kills
 def test_a_stopped_discovery_ends_with_a_killed_gatherer(one_launcher, tmp_path):
-    native = with_discoverer(tmp_path, "exec sleep 1000")
+    # the first is asked for a library by name, and does not tell which that is
+    native = with_discoverer(tmp_path, "case $1 in /*) exec sleep 1000;; *) exec sleep 999;; esac")
     started = one_launcher.start(
         [str(one_launcher.compile("node_topology.c", libs=["-lhwloc"])), str(tmp_path), "60"],
         N,
@@ -303,6 +304,17 @@ def test_a_stopped_discovery_ends_with_a_killed_gatherer(one_launcher, tmp_path)
     assert processes.wait_until(lambda: not processes.alive(found.pid), 3)
     os.kill(started.pid, signal.SIGTERM)
     started.finish(20)
+
+
+@mpich4
+def test_a_wrong_guess_of_the_library_is_put_right(one_launcher, tmp_path):
+    real = NATIVE / "libexec/pspawn/pspawn-topology"
+    script = f'case $1 in /*) exec {real} "$@";; *) printf /another/libhwloc.so.15 >&0; exec sleep 1000;; esac'
+    native = with_discoverer(tmp_path, script)
+    run = launch(one_launcher, tmp_path / "found", pspawn=Pspawn(door="direct", native=native))
+    assert_forked(run.report, N, "preinit")
+    assert topology(run)["given"] == N and topology(run)["reason"] is None, run
+    assert all(found.given == list(GIVEN) for found in look(tmp_path / "found"))
 
 
 @mpich4

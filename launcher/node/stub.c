@@ -292,7 +292,7 @@ static uint64_t replicate_option(void)
 	while (*s >= '0' && *s <= '9')
 		s++;
 	shift = *s == 'K' ? 10 : *s == 'M' ? 20 : *s == 'G' ? 30 : 0;
-	if (shift && !s[1] && number > 0)
+	if (shift && !s[1] && number > 0 && number <= INT64_MAX >> shift)
 		return (uint64_t)number << shift;
 	complain("pspawn-stub: bad value for --pspawn-replicate: ", stub.replicate, ", which is no size like 512M", "");
 	sys_exit(2);

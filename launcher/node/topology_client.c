@@ -20,6 +20,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -28,6 +29,7 @@
 
 #define SONAME "libhwloc.so.15" /* of hwloc 2; another's XML may be another */
 #define NUMBER_MIN 900		/* so high that a process with a pid that came again will hardly have it */
+#define MOST_PARTS 256		/* of an executable */
 #define END_MS 200
 #define TOLD_MS 50	  /* for a helper that was started before its proxy to say which library it has loaded */
 #define SILENCE_US 300000 /* without a tick of the CPU while all else is done */
@@ -115,7 +117,7 @@ static bool names_mpi(int fd, const Elf64_Ehdr *eh, const Elf64_Phdr *dynamic)
 
 	if (!entries || pread(fd, entries, n * sizeof *entries, (off_t)dynamic->p_offset) < 0)
 		n = 0;
-	for (uint64_t i = 0; i < n && entries[i].d_tag != DT_NULL; i++)
+	for (uint64_t i = 0; !strings && i < n && entries[i].d_tag != DT_NULL; i++)
 		if (entries[i].d_tag == DT_STRTAB)
 			strings = offset_of(fd, eh, entries[i].d_un.d_ptr);
 	for (uint64_t i = 0; strings && !found && i < n && entries[i].d_tag != DT_NULL; i++) {
@@ -148,7 +150,7 @@ static bool is_linked_with_mpi(const struct pair *p)
 	fd = image_open(p);
 	if (fd < 0)
 		return false;
-	if (pread(fd, &eh, sizeof eh, 0) == sizeof eh && eh.e_phentsize == sizeof ph)
+	if (pread(fd, &eh, sizeof eh, 0) == sizeof eh && eh.e_phentsize == sizeof ph && eh.e_phnum <= MOST_PARTS)
 		for (int i = 0; i < eh.e_phnum && !last.is; i++)
 			last.is = pread(fd, &ph, sizeof ph, (off_t)(eh.e_phoff + (size_t)i * sizeof ph)) == sizeof ph &&
 				  ph.p_type == PT_DYNAMIC && names_mpi(fd, &eh, &ph);
@@ -223,6 +225,7 @@ become_discoverer(const struct gatherer *g, const char *program, pid_t parent, i
 	char path[sizeof g->proxy_object + 16], *name = (char *)(slash ? slash + 1 : program);
 	char *argv[] = {"pspawn-topology", (char *)g->topology.path, name, NULL},
 	     **env = environment_without_preloads();
+	const struct rlimit none_of_it = {0, 0};
 	sigset_t none;
 
 	prctl(PR_SET_PDEATHSIG, SIGKILL); /* the gatherer has one thread */
@@ -233,6 +236,8 @@ become_discoverer(const struct gatherer *g, const char *program, pid_t parent, i
 	strcpy(path, g->proxy_object);
 	strcpy(strrchr(path, '/'), "/pspawn-topology");
 	signal(SIGALRM, SIG_DFL);
+	signal(SIGXFSZ, SIG_IGN);
+	setrlimit(RLIMIT_CORE, &none_of_it); /* plugins for devices crash now and then */
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
 	execve(path, argv, env);
@@ -319,6 +324,9 @@ static void discover_anew(struct gatherer *g, const char *program, const char *p
 	give_up(t, "");
 	t->pid = 0; /* reaped like all children, and nobody's */
 	t->ready = false;
+	if (t->number >= 0)
+		close(t->number); /* it may be complete */
+	t->number = -1;
 	start_discovery(g, program, path);
 }
 

@@ -79,6 +79,7 @@ def test_all_of_executable_and_libraries(machine: Machine, one_launcher: Launche
 
 
 @TWO
+@pytest.mark.long
 def test_without_them_much_is_remote(machine: Machine, one_launcher: Launcher) -> None:
     run, pages = launch(one_launcher, "preinit", [])
     assert_forked(run.report, N, "preinit", contexts=machine.nodes)

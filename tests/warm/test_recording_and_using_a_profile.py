@@ -64,7 +64,8 @@ def test_an_executed_rank_cannot_record_and_the_report_says_so(launch, profiles)
 SCRIPT = """
 import sys
 def main():
-    print("json.tool" in sys.modules, "ctypes" in sys.modules, "colorsys" in sys.modules)
+    known = [name in sys.modules for name in ("json.tool", "ctypes", "colorsys")]
+    sys.stdout.write("{} {} {}\\n".format(*known))  # in one write, or lines of ranks may meet
     import ctypes
     from json import tool
     try:

@@ -24,6 +24,7 @@
 #define NAME_ROOM 100	      /* of a dropped preload's name at least so much is told, from its end */
 #define LONGEST_CLIMB 30      /* times the silence: a program that computes for ever before its fork point */
 #define CHANGES_BYTES 65536   /* of the environment */
+#define NO_CORE 1	      /* as a limit */
 #define VERDICT_REACHED 'Y'   /* the climber serves from now on */
 #define VERDICT_REFUSED 'N'   /* the rung cannot be had; then the reason */
 #define VERDICT_DROP 'D'      /* the preload at work is to blame; then the reason */
@@ -76,14 +77,15 @@ int pspawn_begin_preload(const char *preload)
 	return 1;
 }
 
-/* A preload that crashes is dropped, and nobody asked for its core: it would be left behind. */
+/* A preload that crashes is dropped, and nobody asked for its core: it would be left behind. One byte is less than any
+ * core file has, and what a pipe in core_pattern takes for none (core(5)); and no limit that a program itself would set. */
 static void forbid_core(void)
 {
 	struct raw_rlimit none;
 
-	if (sys_prlimit(RLIMIT_CORE, NULL, &core_limit) < 0 || !core_limit.cur)
+	if (sys_prlimit(RLIMIT_CORE, NULL, &core_limit) < 0 || core_limit.cur <= NO_CORE)
 		return;
-	none = (struct raw_rlimit){0, core_limit.max};
+	none = (struct raw_rlimit){NO_CORE, core_limit.max};
 	sys_prlimit(RLIMIT_CORE, &none, NULL);
 }
 
@@ -92,7 +94,8 @@ static void allow_core(void)
 {
 	struct raw_rlimit now;
 
-	if (core_limit.cur && sys_prlimit(RLIMIT_CORE, NULL, &now) == 0 && !now.cur && now.max == core_limit.max)
+	if (core_limit.cur > NO_CORE && sys_prlimit(RLIMIT_CORE, NULL, &now) == 0 && now.cur == NO_CORE &&
+	    now.max == core_limit.max)
 		sys_prlimit(RLIMIT_CORE, &core_limit, NULL);
 }
 

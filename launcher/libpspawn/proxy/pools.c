@@ -108,16 +108,19 @@ void pspawn_stop_new_pools(void)
 #ifdef __x86_64__
 
 #define MAX_WORKERS 1024
-#define PATIENCE_MS 100	    /* for all of them to have asked twice */
-#define LAST_CHANCE_MS 1000 /* for those that then still wait to be told that they need not */
+/* Waits of a millisecond; a process that is stopped meanwhile has waited once. */
+#define PATIENCE 100	 /* for all of them to have asked twice */
+#define LAST_CHANCE 1000 /* for those that ask no more to hear that they need not */
 
 enum worker_state {
 	WORKER_NEW,
 	WORKER_ASKS, /* its time-stamp counter faults */
+	WORKER_TOLD, /* and a signal that ends this is on its way */
 	WORKER_READY,
 };
 
 struct worker {
+	struct nursery *nursery;
 	void *(*start)(void *);
 	void *arg;
 	pid_t tid;
@@ -128,6 +131,7 @@ struct worker {
 struct nursery {
 	struct sigaction before; /* for SIGSEGV */
 	uint32_t count;
+	int closed;		/* to further workers */
 	_Atomic uint32_t ready; /* futex */
 	struct worker workers[MAX_WORKERS];
 };
@@ -143,6 +147,16 @@ static int create(pthread_t *thread, const pthread_attr_t *attr, void *(*start)(
 	return next_pthread_create ? next_pthread_create(thread, attr, start, arg) : EAGAIN;
 }
 
+/* False if it is not in this state (any more). All that is done for it here is over then. */
+static int be_ready(struct nursery *n, struct worker *w, uint32_t from)
+{
+	if (!atomic_compare_exchange_strong(&w->state, &from, WORKER_READY))
+		return 0;
+	atomic_fetch_add(&n->ready, 1);
+	sys6(__NR_futex, (long)&n->ready, FUTEX_WAKE_PRIVATE, 1, 0, 0, 0);
+	return 1;
+}
+
 static void *start_worker(void *data)
 {
 	struct worker *w = data;
@@ -151,8 +165,9 @@ static void *start_worker(void *data)
 	uint32_t new = WORKER_NEW;
 
 	w->tid = (pid_t)sys0(__NR_gettid);
-	if (sys_prctl(PR_SET_TSC, PR_TSC_SIGSEGV, 0, 0, 0) == 0 &&
-	    !atomic_compare_exchange_strong(&w->state, &new, WORKER_ASKS))
+	if (sys_prctl(PR_SET_TSC, PR_TSC_SIGSEGV, 0, 0, 0) < 0)
+		be_ready(w->nursery, w, WORKER_NEW);
+	else if (!atomic_compare_exchange_strong(&w->state, &new, WORKER_ASKS))
 		sys_prctl(PR_SET_TSC, PR_TSC_ENABLE, 0, 0, 0); /* nobody waits any more */
 	return start(arg);
 }
@@ -162,11 +177,12 @@ __attribute__((visibility("default"))) int pthread_create(pthread_t *thread, con
 							  void *(*start)(void *), void *arg)
 {
 	struct nursery *n = nursery;
-	struct worker *w = n && n->count < MAX_WORKERS ? &n->workers[n->count] : NULL;
+	struct worker *w = n && !n->closed && n->count < MAX_WORKERS ? &n->workers[n->count] : NULL;
 	int err;
 
 	if (!w)
 		return create(thread, attr, start, arg);
+	w->nursery = n;
 	w->start = start;
 	w->arg = arg;
 	err = create(thread, attr, start_worker, w);
@@ -174,21 +190,13 @@ __attribute__((visibility("default"))) int pthread_create(pthread_t *thread, con
 	return err;
 }
 
-/* The last that a worker does with the nursery. */
-static void be_ready(struct nursery *n, struct worker *w)
-{
-	atomic_store(&w->state, WORKER_READY);
-	atomic_fetch_add(&n->ready, 1);
-	sys6(__NR_futex, (long)&n->ready, FUTEX_WAKE_PRIVATE, 1, 0, 0, 0);
-}
-
 static struct worker *this_worker(struct nursery *n)
 {
 	pid_t tid = (pid_t)sys0(__NR_gettid);
 
 	for (uint32_t i = 0; n && i < MAX_WORKERS && n->workers[i].start; i++)
-		if (n->workers[i].tid == tid && atomic_load(&n->workers[i].state) == WORKER_ASKS)
-			return &n->workers[i];
+		if (n->workers[i].tid == tid)
+			return atomic_load(&n->workers[i].state) == WORKER_READY ? NULL : &n->workers[i];
 	return NULL;
 }
 
@@ -219,7 +227,7 @@ static void answer(int sig, siginfo_t *info, void *context)
 
 	if (w && info->si_code == SI_TKILL && info->si_pid == sys_getpid()) { /* stop_asking() */
 		sys_prctl(PR_SET_TSC, PR_TSC_ENABLE, 0, 0, 0);
-		be_ready(n, w);
+		be_ready(n, w, WORKER_TOLD);
 		return;
 	}
 	bytes = w && info->si_code == SI_KERNEL ? asks_for_ticks((const uint8_t *)regs[REG_RIP]) : 0;
@@ -241,7 +249,7 @@ static void answer(int sig, siginfo_t *info, void *context)
 	if (w->asked < 2)
 		sys_prctl(PR_SET_TSC, PR_TSC_SIGSEGV, 0, 0, 0);
 	else
-		be_ready(n, w);
+		be_ready(n, w, WORKER_ASKS); /* one that is told is ready when it has heard that */
 }
 
 static struct nursery *open_nursery(void)
@@ -266,48 +274,48 @@ static struct nursery *open_nursery(void)
 	return NULL;
 }
 
-static int all_ready(struct nursery *n, int64_t limit)
+static int all_ready(struct nursery *n, int waits)
 {
-	for (;;) {
+	struct raw_timespec wait = {0, 1000000};
+
+	for (;; waits--) {
 		uint32_t ready = atomic_load(&n->ready);
-		struct raw_timespec wait = {0, 1000000};
 
 		if (ready >= n->count)
 			return 1;
-		if (raw_monotonic_us() >= limit)
+		if (waits <= 0)
 			return 0;
 		sys6(__NR_futex, (long)&n->ready, FUTEX_WAIT_PRIVATE, ready, (long)&wait, 0, 0);
 	}
 }
 
-/* Those that have not begun will not ask; those that ask are told to stop. 0: one of the former has yet to come. */
+/* Those that have not begun will not ask; those that ask are told, once, to stop. 0: one of the former has yet to come. */
 static int stop_asking(struct nursery *n)
 {
-	int64_t limit = raw_monotonic_us() + LAST_CHANCE_MS * 1000;
 	int all_begun = 1;
 
 	for (uint32_t i = 0; i < n->count; i++) {
-		uint32_t new = WORKER_NEW;
+		struct worker *w = &n->workers[i];
+		uint32_t asks = WORKER_ASKS;
 
-		if (atomic_compare_exchange_strong(&n->workers[i].state, &new, WORKER_READY)) {
-			atomic_fetch_add(&n->ready, 1);
+		if (be_ready(n, w, WORKER_NEW))
 			all_begun = 0;
-		}
+		else if (atomic_compare_exchange_strong(&w->state, &asks, WORKER_TOLD) &&
+			 sys3(__NR_tgkill, sys_getpid(), w->tid, SIGSEGV) < 0)
+			be_ready(n, w, WORKER_TOLD); /* it has ended */
 	}
-	while (!all_ready(n, raw_monotonic_us() + 1000) && raw_monotonic_us() < limit)
-		for (uint32_t i = 0; i < n->count; i++)
-			if (atomic_load(&n->workers[i].state) == WORKER_ASKS &&
-			    sys3(__NR_tgkill, sys_getpid(), n->workers[i].tid, SIGSEGV) == -ESRCH)
-				be_ready(n, &n->workers[i]); /* it has ended */
+	all_ready(n, LAST_CHANCE);
 	return all_begun;
 }
 
 static void close_nursery(struct nursery *n)
 {
-	int all_begun = all_ready(n, raw_monotonic_us() + PATIENCE_MS * 1000) || stop_asking(n);
+	int all_begun;
 
+	n->closed = 1;
+	all_begun = all_ready(n, PATIENCE) || stop_asking(n);
 	if (atomic_load(&n->ready) < n->count)
-		return; /* one still asks: then it must find the answer here */
+		return; /* one is told and has not heard it: then it must find the answer here */
 	sigaction(SIGSEGV, &n->before, NULL);
 	nursery = NULL;
 	if (all_begun)
