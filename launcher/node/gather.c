@@ -982,7 +982,7 @@ static uint64_t put_strings(const struct gatherer *g, struct pspawn_arena *arena
 		return pspawn_arena_put(arena, p->argv, own);
 	all = malloc(own + g->topology.strings_bytes);
 	if (!all)
-		return 0;
+		return UINT64_MAX; /* the rank refuses that, and is executed */
 	memcpy(all, p->argv, own);
 	memcpy(all + own, g->topology.strings, g->topology.strings_bytes);
 	offset = pspawn_arena_put(arena, all, own + g->topology.strings_bytes);
