@@ -76,7 +76,7 @@ BOUND = {"openmpi4": ["--bind-to", "numa", "--map-by", "numa"], "mpich4": ["-bin
 TWO = pytest.mark.parametrize("one_launcher", ["openmpi4", "mpich4"], indirect=True)
 
 
-@TWO
+@pytest.mark.parametrize("one_launcher", ["openmpi4", pytest.param("mpich4", marks=pytest.mark.long)], indirect=True)
 def test_ranks_that_the_engine_bound(machine: Machine, one_launcher: Launcher) -> None:
     n = max(8, machine.nodes)
     options = BOUND[one_launcher.mpi.name]
@@ -93,6 +93,7 @@ def test_ranks_that_pspawn_binds(machine: Machine, one_launcher: Launcher) -> No
 
 
 @pytest.mark.root
+@pytest.mark.long
 def test_a_file_shared_by_domains_stays_where_it_was_first_read(machine: Machine) -> None:
     """`pspawn bench page-cache`: a cgroup for each domain places its own files, not those that others read first."""
     pspawn = Path(sys.executable).with_name("pspawn")
