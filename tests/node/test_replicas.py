@@ -381,6 +381,24 @@ def test_ranks_of_two_domains_exchange(one_launcher: Launcher) -> None:
     assert all(found["objects"] >= 4 for found in replicas(run)), run
 
 
+@pytest.mark.mpi
+@TWO
+@pytest.mark.long
+def test_transports_between_domains_are_as_fast_as_without(one_launcher: Launcher) -> None:
+    """The least of many times, of reading 4 MiB; twice as long would be another way of the kernel's."""
+    app = [str(one_launcher.compile("exchange.c")), "measure"]
+    took: list[list[int]] = []
+    for how in (asking(), Pspawn(domains=TWO_DOMAINS)) * 2:
+        run = one_launcher.run(app, 2, pspawn=how)
+        assert run.rc == 0, run
+        assert_forked(run.report, 2, "preinit", contexts=2)
+        took += [[int(ns) for ns in found] for found in re.findall(r"took (\d+) (\d+)", run.stdout)]
+    assert len(took) == 4, took
+    for way in (0, 1):
+        with_them, without = (min(times[way] for times in took[which::2]) for which in (0, 1))
+        assert 0.5 < with_them / without < 2, took
+
+
 # The parser
 
 
