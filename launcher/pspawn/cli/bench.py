@@ -362,6 +362,8 @@ def trampoline(pairs: int, mpiruns: tuple[str, ...], as_json: bool) -> None:
 def numa(repeat: int, as_json: bool) -> None:
     """What placement takes: libpspawn's calls alone, in CPU time, against limits instead of a baseline.
 
+    What copies of code take (--pspawn-replicate) says pspawn bench replicas, where pages are pspawn bench page-cache.
+
     \b
     Example:
       pspawn bench numa
