@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from pspawn.bench._measure import Experiment
 
@@ -368,9 +368,6 @@ def numa(repeat: int, as_json: bool) -> None:
     Example:
       pspawn bench numa
     """
-    import json
-    from dataclasses import asdict
-
     from pspawn.bench import _measure
     from pspawn.bench import numa as measuring
 
@@ -378,12 +375,7 @@ def numa(repeat: int, as_json: bool) -> None:
         found = measuring.measure(repeat)
     except _measure.BenchError as error:
         raise click.ClickException(str(error)) from None
-    if as_json:
-        click.echo(
-            json.dumps({"version": 1, "machine": _measure.machine(), "findings": [asdict(f) for f in found]}, indent=1)
-        )
-    else:
-        click.echo("\n".join(measuring.table(found)))
+    show_findings(found, measuring.table, as_json)
 
 
 @bench.command()
@@ -428,9 +420,6 @@ def page_cache(mpiruns: tuple[str, ...], as_json: bool) -> None:
     Example:
       pspawn bench page-cache
     """
-    import json
-    from dataclasses import asdict
-
     from pspawn.bench import _measure
     from pspawn.bench import page_cache as measuring
 
@@ -438,12 +427,20 @@ def page_cache(mpiruns: tuple[str, ...], as_json: bool) -> None:
         found = measuring.measure(mpiruns, say)
     except _measure.BenchError as error:
         raise click.ClickException(str(error)) from None
+    show_findings(found, measuring.table, as_json)
+
+
+def show_findings(found: Sequence[Any], table: Callable[[Any], list[str]], as_json: bool) -> None:
+    """What was counted or timed against limits, without a baseline."""
+    import json
+    from dataclasses import asdict
+
+    from pspawn.bench._measure import machine
+
     if as_json:
-        click.echo(
-            json.dumps({"version": 1, "machine": _measure.machine(), "findings": [asdict(f) for f in found]}, indent=1)
-        )
+        click.echo(json.dumps({"version": 1, "machine": machine(), "findings": [asdict(f) for f in found]}, indent=1))
     else:
-        click.echo("\n".join(measuring.table(found)))
+        click.echo("\n".join(table(found)))
 
 
 def show(experiments: Iterable[Experiment], as_json: bool, facts: dict[str, Any]) -> None:
