@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import itertools
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from support import processes
-from support.build import Builder
+from support import sanitized as sanitizers
+from support.build import TOP, Builder
 from support.mpi import MPIS, STUB, Launcher
 
 pytest_plugins = ("support.guest_plugin",)
@@ -87,6 +89,22 @@ def builder(tmp_path_factory: pytest.TempPathFactory) -> Builder:
             break
         path.chmod(0o755)
     return Builder(directory)
+
+
+@pytest.fixture(scope="session")
+def sanitized(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The C parts with a gatherer under the sanitizers."""
+    return sanitizers.build(tmp_path_factory.mktemp("sanitized"))
+
+
+@pytest.fixture(scope="session")
+def stopping_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The C parts built with -DPSPAWN_TEST: PSPAWN_TEST_STOP names the state in which a process stops itself."""
+    prefix = tmp_path_factory.mktemp("native")
+    command = ["make", "-C", str(TOP / "launcher"), f"DEST={prefix}", "TEST=-DPSPAWN_TEST"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    return prefix
 
 
 @pytest.fixture

@@ -34,6 +34,7 @@ enum { ON_LISTENER, ON_SIGNAL, ON_PAIR, ON_CONTEXT, ON_MOVER };
 #define LINGER_US 1000000      /* without a living pair, while not all of the node's stubs have arrived */
 #define WRAPPED_PATIENCE_US 1000000 /* for further stubs, where wrappers start them */
 #define RELEASE_GRACE_US 20000	    /* after the last commit, until the ranks have noted their times */
+#define FIRST_CONTACT_US 10000000   /* for the first stub to connect: the one that started us was about to */
 #define FIRST_SAMPLE_US 100000	    /* after it too: the first look at where the ranks' pages are */
 #define SECOND_SAMPLE_US 1000000    /* the second; from then on in doubling times */
 
@@ -840,15 +841,41 @@ static int by_local_rank(const void *a, const void *b, void *arg)
 	return g->pairs[*(const int *)a]->a.local_rank - g->pairs[*(const int *)b]->a.local_rank;
 }
 
-/* Makes a pair the next member of a context's vector call. */
-static void join(struct gatherer *g, struct context *c, int pair)
+/* Room for so many more members; nothing else gives `members` its size. */
+static bool reserve_members(struct context *c, int more)
+{
+	int room = c->nmembers + more, *members;
+
+	if (room <= c->room)
+		return true;
+	if (room < 2 * c->room)
+		room = 2 * c->room;
+	members = realloc(c->members, (size_t)room * sizeof *members);
+	if (!members)
+		return false;
+	c->members = members;
+	c->room = room;
+	return true;
+}
+
+/* Makes a pair the next member of a context's vector call; false if there is no memory for it, or no such call to come. */
+static bool join(struct gatherer *g, struct context *c, int pair)
 {
 	struct pair *p = g->pairs[pair];
 
+	if (c->state >= CONTEXT_CALLED || !reserve_members(c, 1))
+		return false;
 	c->used = true;
 	p->state = PAIR_BATCHED;
 	p->slot = (uint32_t)c->nmembers;
 	c->members[c->nmembers++] = pair;
+	return true;
+}
+
+/* Why no rank can be forked in a context that has failed. */
+static const char *failure_of(const struct context *c)
+{
+	return c->nrefusals ? c->refusals[0].reason : "the proxy died";
 }
 
 static int stream_some(struct gatherer *g, struct context *c, const int *pairs, int n, int flags);
@@ -877,10 +904,9 @@ static void close_collection(struct gatherer *g)
 			continue;
 		}
 		c = g->contexts[p->context];
-		if (!c->members)
-			c->members = calloc((size_t)n, sizeof *c->members);
-		if (!c->members) {
-			dismiss(g, p, "out of memory");
+		if (c->state == CONTEXT_FAILED) { /* perhaps in an earlier generation: it would again */
+			c->used = true;
+			dismiss(g, p, failure_of(c));
 			continue;
 		}
 		if (c->state == CONTEXT_STREAMING) { /* it has stubs of its kind already */
@@ -888,7 +914,8 @@ static void close_collection(struct gatherer *g)
 				dismiss(g, p, "it does not fit into the vector call under way");
 			continue;
 		}
-		join(g, c, candidates[i]);
+		if (!join(g, c, candidates[i]))
+			dismiss(g, p, "out of memory");
 	}
 	free(candidates);
 	for (int i = 0; i < g->ncontexts; i++)
@@ -1300,9 +1327,7 @@ static bool open_stream(struct gatherer *g, struct context *c)
 	uint64_t room = c->c.area_bytes + STREAM_FDS * sizeof(int32_t);
 	uint32_t nslots = (uint32_t)g->local_size;
 
-	if (!c->members)
-		c->members = calloc(nslots, sizeof *c->members);
-	if (!c->members || pspawn_arena_open(&c->arena, nslots, nslots * room) < 0)
+	if (pspawn_arena_open(&c->arena, nslots, nslots * room) < 0)
 		return false;
 	c->arena.batch->gate = PSPAWN_GATE_CHANNEL;
 	c->arena.batch->streamed = 1;
@@ -1337,7 +1362,7 @@ static int stream_some(struct gatherer *g, struct context *c, const int *pairs, 
 			taken[count++] = pairs[i];
 		}
 	}
-	if (count == 0 ||
+	if (count == 0 || !reserve_members(c, count) || /* once it is sent there is no way back */
 	    pspawn_context_stream(&c->c, PSPAWN_MSG_CHANNELS, (uint32_t)c->nmembers, channels, count, flags) < 0) {
 		for (int i = 0; i < count; i++) /* filled anew next time */
 			memset(pspawn_slot(c->arena.batch, (uint32_t)(c->nmembers + i)), 0, sizeof(struct pspawn_slot));
@@ -1397,8 +1422,10 @@ static void make_vector_call(struct gatherer *g)
 		const char *why;
 
 		if (!c->nmembers || c->state >= CONTEXT_CALLED) {
-			if (c->nmembers && c->state == CONTEXT_FAILED && !c->arena.batch)
-				dismiss_members(g, c, c->nrefusals ? c->refusals[0].reason : "the proxy died");
+			if (c->nmembers && c->state == CONTEXT_FAILED && !c->arena.batch) {
+				dismiss_members(g, c, failure_of(c));
+				c->nmembers = 0; /* members of this generation's vector call, which it has no part in */
+			}
 			continue;
 		}
 		if (c->state == CONTEXT_STREAMING) {
@@ -1728,6 +1755,12 @@ static void reap(struct gatherer *g)
 	}
 }
 
+/* There is no such process. EPERM says that there is one: it has become another user's by a set-user-ID program. */
+static bool is_gone(pid_t pid)
+{
+	return kill(pid, 0) < 0 && errno == ESRCH;
+}
+
 static bool has_ended(pid_t pid)
 {
 	char path[64], text[512];
@@ -1781,7 +1814,7 @@ static void tick(struct gatherer *g)
 	for (int i = 0; i < g->npairs; i++) {
 		struct pair *p = g->pairs[i];
 
-		if (p->state != PAIR_COMMITTED || p->rank_ended || kill(p->rank_pid, 0) == 0)
+		if (p->state != PAIR_COMMITTED || p->rank_ended || !is_gone(p->rank_pid))
 			continue;
 		p->rank_ended = true; /* gone without a status: never wait for ever */
 		p->status = 255 << 8;
@@ -1800,7 +1833,7 @@ static void tick(struct gatherer *g)
 		if (c->ended_us && now - c->ended_us > PROXY_GRACE_US)
 			kill_processes(c); /* stopped, or stuck in a constructor */
 		/* a climber that ends before the proxy that it came from is that one's to reap */
-		c->serving_gone |= c->ended_us && c->c.serving > 0 && kill(c->c.serving, 0) < 0;
+		c->serving_gone |= c->ended_us && c->c.serving > 0 && is_gone(c->c.serving);
 		if (!is_busy(c))
 			continue;
 		if (c->state == CONTEXT_STARTING && pspawn_runs_astray(c->c.pid)) {
@@ -1854,7 +1887,15 @@ static bool has_work(const struct gatherer *g)
 		return true;
 	if (awaits_inner(g) && now_us() - g->last_arrival_us < g->timeout_ms * 1000ll)
 		return true;
-	return g->npairs == 0 && now_us() - g->last_heartbeat_us < 10000000;
+	return g->npairs == 0 && now_us() - g->started_us < FIRST_CONTACT_US;
+}
+
+static bool is_listener(int fd)
+{
+	int accepts = 0;
+	socklen_t len = sizeof accepts;
+
+	return getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &accepts, &len) == 0 && accepts;
 }
 
 static int start(struct gatherer *g)
@@ -1890,12 +1931,14 @@ static int start(struct gatherer *g)
 	g->mover.sock = g->mover.context = -1;
 	g->topology.xml = g->topology.number = g->topology.told = -1;
 	g->listener = PSPAWN_LISTENER_FD;
-	if (fcntl(g->listener, F_SETFD, FD_CLOEXEC) < 0 || fcntl(g->listener, F_SETFL, O_NONBLOCK) < 0)
+	/* where the stub could not put it there, this is some descriptor of the job's */
+	if (!is_listener(g->listener) || fcntl(g->listener, F_SETFD, FD_CLOEXEC) < 0 ||
+	    fcntl(g->listener, F_SETFL, O_NONBLOCK) < 0)
 		return -1;
 	g->epoll = epoll_create1(EPOLL_CLOEXEC);
 	g->sigfd = signalfd(-1, &all, SFD_CLOEXEC | SFD_NONBLOCK);
 	g->reserve = open("/dev/null", O_RDONLY | O_CLOEXEC);
-	g->last_heartbeat_us = now_us();
+	g->started_us = g->last_heartbeat_us = now_us();
 	if (g->epoll < 0 || g->sigfd < 0)
 		return -1;
 	return watch(g, g->listener, ON_LISTENER, 0) && watch(g, g->sigfd, ON_SIGNAL, 0) ? 0 : -1;

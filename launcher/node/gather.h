@@ -86,7 +86,7 @@ struct context {
 	int model; /* the pair that it was made like */
 	int domain;
 	struct pspawn_arena arena;
-	int *members, nmembers;		/* owned: pairs of the vector call */
+	int *members, nmembers, room;	/* owned: pairs of the vector call; how many fit */
 	bool used;			/* had members, so it is worth a line in the report */
 	bool leader_ended, leader_gone; /* told by the proxy; reaped, because the proxy died first */
 	int leader_err;			/* errno if the batch leader could not be forked */
@@ -159,7 +159,7 @@ struct gatherer {
 	char proxy_object[4096];
 	int local_size, arrived; /* of this generation: ranks that have said what they will do */
 	int vector_calls;
-	int64_t last_arrival_us, last_heartbeat_us, zero_us;
+	int64_t started_us, last_arrival_us, last_heartbeat_us, zero_us;
 	uint32_t timeout_ms;
 	int64_t report_due_us;			/* 0: nothing to write */
 	int64_t sampled_from_us, sample_due_us; /* the ranks' pages; 0: no more, or not wanted */

@@ -601,10 +601,12 @@ static int meet_gatherer(void)
 		sock = sys3(__NR_socket, AF_UNIX, SOCK_SEQPACKET_CLOEXEC, 0);
 		if (sock < 0)
 			return (int)sock;
-		if (sys3(__NR_bind, sock, &address, len) == 0 && sys2(__NR_listen, sock, 4096) == 0)
+		if (sys3(__NR_bind, sock, &address, len) == 0 && sys2(__NR_listen, sock, 4096) == 0) {
 			start_gatherer((int)sock);
-		else
+			STUB_TEST_STOP("gatherer-started");
+		} else {
 			raw_sleep_ms(1); /* somebody is between bind and listen */
+		}
 		sys_close((int)sock);
 	}
 	return (int)ret;

@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from lifecycle.conftest import stopping_build as stopping_build
 from pspawn.cli.main import main as pspawn
 from support import processes
 from support.mpi import TWO_DOMAINS, Launcher, Pspawn, Run, Started, with_option
