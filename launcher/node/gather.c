@@ -187,13 +187,24 @@ static bool is_last(const struct gatherer *g, const struct pair *last)
 	return true;
 }
 
-/* Whatever ran before the fork point may be why a rank fails at once: that is said once, by its stub. */
+/* Signals that a program does not choose to die of: an exit code, and SIGTERM or SIGKILL, are somebody's decision. */
+static bool is_crash(int status)
+{
+	static const int crashes[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT, SIGTRAP, SIGSYS};
+
+	for (size_t i = 0; WIFSIGNALED(status) && i < sizeof crashes / sizeof *crashes; i++)
+		if (WTERMSIG(status) == crashes[i])
+			return true;
+	return false;
+}
+
+/* Whatever ran before the fork point may be why a rank crashes at once: that is said once, by its stub. */
 static void note_early_death(struct gatherer *g, struct pair *p)
 {
 	struct context *c = p->context >= 0 ? g->contexts[p->context] : NULL;
 
 	take_result(g, p);
-	if (!c || c->c.fork_point < PSPAWN_WARM || p->status == 0 || p->sock < 0 || !p->released_us ||
+	if (!c || c->c.fork_point < PSPAWN_WARM || !is_crash(p->status) || p->sock < 0 || !p->released_us ||
 	    now_us() - p->released_us > PSPAWN_EARLY_MS * 1000)
 		return;
 	c->died_early++;
@@ -217,7 +228,7 @@ static void mirror(struct gatherer *g, struct pair *p)
 	g->ending = is_last(g, p);
 	if (p->warns)
 		snprintf(warning, sizeof warning,
-			 "it failed within a second of its fork at %s: see whether --pspawn-fork-point=%s helps", point,
+			 "it crashed within a second of its fork at %s: see whether --pspawn-fork-point=%s helps", point,
 			 below);
 	tell(p, g->ending ? GATHER_LAST_STATUS : GATHER_STATUS, p->status, warning, fd);
 	xclose(&fd);

@@ -104,7 +104,7 @@ struct context {
 	bool records, recorded; /* a rank of it shall record; and has */
 	int recorder;		/* the pair, while `record` is not NULL */
 	struct pspawn_record *record;
-	int died_early;			      /* ranks that failed in their first second */
+	int died_early;			      /* ranks that crashed in their first second */
 	bool replicates;		      /* was asked for replicas */
 	int64_t replicates_us, replicated_us; /* when; when it had them: 0 if it has none */
 	struct page_counts

@@ -105,7 +105,7 @@ class Pages:
 @dataclass(frozen=True)
 class Context:
     """One proxy. ``created_us``: when it stood at its fork point; ``profile``: whether its preloads came from one
-    ("used"), or a rank of it wrote one ("recorded"); ``died_early``: ranks that failed in their first second;
+    ("used"), or a rank of it wrote one ("recorded"); ``died_early``: ranks that crashed in their first second;
     ``pages``: when all ranks had been forked."""
 
     executable: str
@@ -506,7 +506,7 @@ def _node_lines(node: Node) -> list[str]:
                 lines.append(f"  context {index} recorded a profile: pspawn profile list")
             if context.died_early:
                 died = _count(context.died_early, "rank")
-                lines.append(f"  context {index}: {died} failed within a second of the fork at {context.fork_point}")
+                lines.append(f"  context {index}: {died} crashed within a second of the fork at {context.fork_point}")
             lines += [f"  context {index} did not preload {d.name}: {d.reason}" for d in context.dropped]
             if context.replicas:
                 lines += [f"  context {index} {line}" for line in _replica_lines(context.replicas)]
