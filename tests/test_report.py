@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from pspawn import report
 from pspawn.cli.main import main as pspawn
+from pspawn.engine import parts
 from support.mpi import Launcher, Pspawn
 from support.recorded import Recorder
 from support.report import assert_forked
@@ -115,7 +116,7 @@ def test_a_broken_part_is_named_and_left(tmp_path: Path) -> None:
     bad[1].write_text('{"version": 1, "engine": "hydra", "node": {"host": 3}}')
     bad[2].write_text("[1]")
     bad[3].mkdir()
-    merged = report.merge(str(file), {})
+    merged = report.merge(parts.of(str(file)), {})
     assert len(merged.report["nodes"]) == 1
     assert len(merged.unusable) == 4
     for path, line in zip(bad, merged.unusable):

@@ -228,8 +228,8 @@ static void mirror(struct gatherer *g, struct pair *p)
 	g->ending = is_last(g, p);
 	if (p->warns)
 		snprintf(warning, sizeof warning,
-			 "it crashed within a second of its fork at %s: see whether --pspawn-fork-point=%s helps", point,
-			 below);
+			 "it crashed within a second of its fork at %s: see whether --pspawn-fork-point=%s helps",
+			 point, below);
 	tell(p, g->ending ? GATHER_LAST_STATUS : GATHER_STATUS, p->status, warning, fd);
 	xclose(&fd);
 }
@@ -1939,6 +1939,7 @@ static int start(struct gatherer *g)
 	}
 	prctl(PR_SET_CHILD_SUBREAPER, 1);
 	prctl(PR_SET_NAME, "pspawn-gather");
+	g->pid = getpid();
 	g->mover.sock = g->mover.context = -1;
 	g->topology.xml = g->topology.number = g->topology.told = -1;
 	g->listener = PSPAWN_LISTENER_FD;

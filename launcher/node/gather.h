@@ -162,6 +162,8 @@ struct gatherer {
 	int64_t started_us, last_arrival_us, last_heartbeat_us, zero_us;
 	uint32_t timeout_ms;
 	int64_t report_due_us;			/* 0: nothing to write */
+	pid_t pid;				/* its own */
+	uint64_t report_number;			/* random, in the name of its part; 0: not drawn yet */
 	int64_t sampled_from_us, sample_due_us; /* the ranks' pages; 0: no more, or not wanted */
 	struct mover_link mover;
 	bool ending;			       /* the last stub was told and waits for our end */
@@ -223,8 +225,8 @@ int image_open(const struct pair *pair);
 /* subject.c: what program this is, for its profile. */
 void profile_identify(struct profile_subject *subject, const struct pair *p);
 
-/* report.c: writes the node's part of the report, if one was asked for. Errors are ignored: no job fails for it. */
-void report_write(const struct gatherer *g);
+/* report.c: writes the node's part of the report, if one was asked for; whether it is written. No job fails for it. */
+bool report_write(struct gatherer *g);
 /* report.c: undoes the percent-encoding that keeps a value one word of the engine's agent string. */
 void percent_decode(const char *s, char *out, size_t size);
 

@@ -4,9 +4,11 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -296,31 +298,70 @@ void percent_decode(const char *s, char *out, size_t size)
 	out[n] = 0;
 }
 
-void report_write(const struct gatherer *g)
+/* The file that the report is wanted in, as an absolute path; false if none is. */
+static bool wanted_file(const struct gatherer *g, char *path, size_t size)
 {
-	char file[4096], path[8200], part[8600], temporary[8700], host[256] = "";
 	const struct pair *first = NULL;
-	FILE *f;
-	int fd;
+	char file[4096];
+	int n;
 
 	for (int i = 0; i < g->npairs && !first; i++)
 		if (g->pairs[i]->blob && g->pairs[i]->report && *g->pairs[i]->report)
 			first = g->pairs[i];
 	if (!first)
-		return;
+		return false;
 	percent_decode(first->report, file, sizeof file);
-	snprintf(path, sizeof path, "%s%s%s", file[0] == '/' ? "" : first->cwd, file[0] == '/' ? "" : "/", file);
+	n = snprintf(path, size, "%s%s%s", file[0] == '/' ? "" : first->cwd, file[0] == '/' ? "" : "/", file);
+	return n > 0 && (size_t)n < size;
+}
+
+/* A name that nobody can have taken before; the same each time, so that a later part takes the place of an earlier one. */
+static bool part_suffix(struct gatherer *g, char *text, size_t size)
+{
+	char host[256] = "";
+
+	if (!g->report_number && getrandom(&g->report_number, sizeof g->report_number, 0) < 0)
+		return false;
 	gethostname(host, sizeof host - 1);
-	snprintf(part, sizeof part, "%s.part-%s-%d", path, host, getpid());
-	/* not a name that a reader of parts would look at */
-	snprintf(temporary, sizeof temporary, "%s.unfinished-%s-%d", path, host, getpid());
-	umask(first->a.settings.umask);
-	unlink(temporary);
-	fd = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
+	snprintf(text, size, "%s-%d-%016llx", host, g->pid, (unsigned long long)g->report_number);
+	return true;
+}
+
+/*
+ * The directory may be one that others can write to: nothing that is there already is opened, and no link followed.
+ * pspawn-mpirun gives one that is the user's alone.
+ */
+bool report_write(struct gatherer *g)
+{
+	char path[8200], suffix[320], part[NAME_MAX + 1], temporary[NAME_MAX + 1], host[256] = "", *name;
+	bool done = false;
+	FILE *f = NULL;
+	int dir, fd = -1;
+
+	if (!wanted_file(g, path, sizeof path) || !(name = strrchr(path, '/')) ||
+	    !part_suffix(g, suffix, sizeof suffix))
+		return false;
+	*name++ = 0;
+	/* not a name that a reader of parts would look at, until it is complete */
+	if (snprintf(part, sizeof part, "%s.part-%s", name, suffix) >= (int)sizeof part ||
+	    snprintf(temporary, sizeof temporary, "%s.unfinished-%s", name, suffix) >= (int)sizeof temporary)
+		return false;
+	dir = open(*path ? path : "/", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (dir < 0)
+		return false;
+	umask(0077); /* a rank's own may take from us what we need */
+	unlinkat(dir, temporary, 0);
+	fd = openat(dir, temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
 	f = fd >= 0 ? fdopen(fd, "w") : NULL;
-	if (!f)
-		return;
-	put_node(f, g, host);
-	if (fclose(f) != 0 || rename(temporary, part) != 0)
-		unlink(temporary);
+	if (f) {
+		gethostname(host, sizeof host - 1);
+		put_node(f, g, host);
+		done = fclose(f) == 0 && renameat(dir, temporary, dir, part) == 0;
+		if (!done)
+			unlinkat(dir, temporary, 0);
+	} else if (fd >= 0) {
+		close(fd);
+	}
+	close(dir);
+	return done;
 }

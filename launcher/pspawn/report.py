@@ -34,16 +34,18 @@ PAGES, missing where nobody looked, is the number of pages on each NUMA node::
 
     {"anonymous": {"0": int, …}, "file": {"0": int, …}}
 
-Each node writes its own part beside it, ``FILE.part-HOST-PID``: ``{"version": 1, "engine": …, "node": NODE}``.
-pspawn-mpirun puts them together and removes them; :func:`merge` does so for a launch that could not. Unknown keys are
+Each node writes its own part, ``{"version": 1, "engine": …, "node": NODE}``; :mod:`pspawn.engine.parts` says where.
+pspawn-mpirun puts them together and removes them; :func:`read` does so for a launch that could not. Unknown keys are
 kept and not shown.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
+import stat
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -217,28 +219,29 @@ def read(file: str) -> tuple[dict[str, Any], list[str]]:
     ReportError if there is neither a report nor a part.
     """
     header: dict[str, Any] | None = None
+    lying = parts.of(file)
     if os.path.exists(file):
-        header = _load(file)
+        header = _load(file, parts.REPORT_BYTES, own=False)
         if "node" in header:  # somebody wants to see a single part
             header = {"version": header.get("version"), "engine": header.get("engine"), "nodes": [header["node"]]}
         from_dict(header, file)
-    elif not parts.of(file):
+    elif not lying:
         raise ReportError(f"{file}: no such report, and no part of one ({os.path.basename(file)}.part-…)")
-    merged = merge(file, header or {})
+    merged = merge(lying, header or {})
     if header is None and not merged.parts:
         raise ReportError(merged.unusable[0])
     return merged.report, merged.unusable
 
 
-def merge(file: str, header: Mapping[str, Any]) -> Merged:
-    """A report of the nodes in the header and in the parts that lie beside the file."""
+def merge(paths: Iterable[str], header: Mapping[str, Any]) -> Merged:
+    """A report of the nodes in the header and in these parts."""
     report = {"version": VERSION, **header}
     nodes = list(report.pop("nodes", []))
     used: list[str] = []
     unusable: list[str] = []
-    for path in parts.of(file):
+    for path in paths:
         try:
-            part = _load(path)
+            part = _load(path, parts.PART_BYTES, own=True)
             if "node" not in part:
                 raise ReportError(f"{path}: not a part of a report: no node")
             from_dict({"version": part.get("version"), "engine": part.get("engine"), "nodes": [part["node"]]}, path)
@@ -254,11 +257,19 @@ def merge(file: str, header: Mapping[str, Any]) -> Merged:
 
 
 def write(file: str, report: Mapping[str, Any]) -> None:
-    """Put the report into the file, whole or not at all. OSError if that fails."""
-    fresh = f"{file}.new-{os.uname().nodename}-{os.getpid()}"
+    """Put the report into the file, whole or not at all. OSError if that fails.
+
+    It replaces a regular file or a symbolic link, which is not followed: another user may have put it there.
+    """
+    text = json.dumps(report, indent=1, ensure_ascii=True) + "\n"
+    fresh = f"{file}.new-{os.urandom(8).hex()}"
     try:
-        with open(fresh, "w", encoding="utf-8") as opened:
-            opened.write(json.dumps(report, indent=1, ensure_ascii=True) + "\n")
+        with suppress(FileNotFoundError):
+            if stat.S_IFMT(os.lstat(file).st_mode) not in (stat.S_IFREG, stat.S_IFLNK):
+                raise OSError(errno.EEXIST, "is no regular file")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with open(os.open(fresh, flags, 0o666), "w", encoding="utf-8") as opened:
+            opened.write(text)
         os.replace(fresh, file)
     except OSError as error:
         with suppress(OSError):
@@ -267,17 +278,25 @@ def write(file: str, report: Mapping[str, Any]) -> None:
         raise
 
 
-def _load(path: str) -> dict[str, Any]:
+def _load(path: str, limit: int, own: bool) -> dict[str, Any]:
     try:
-        with open(path, encoding="utf-8") as opened:
-            found = json.load(opened)
+        found = json.loads(parts.read(path, limit, own).decode(), parse_int=_number)
     except OSError as error:
         raise ReportError(f"{path}: {error.strerror}") from None
     except (ValueError, RecursionError):
         raise ReportError(f"{path}: not a report: no JSON") from None
+    except MemoryError:
+        raise ReportError(f"{path}: too large for this machine's memory") from None
     if not isinstance(found, dict):
         raise ReportError(f"{path}: not a report: no JSON object")
     return found
+
+
+def _number(digits: str) -> int:
+    """A JSON number; Python takes hours for one of millions of digits, and none here has more than 20."""
+    if len(digits) > 40:
+        raise ValueError("a number of too many digits")
+    return int(digits)
 
 
 _T = TypeVar("_T")

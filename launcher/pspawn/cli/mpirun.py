@@ -17,6 +17,8 @@ from pspawn.engine import ENGINES, HYDRA, SLURM, EngineError, Launch, Mpirun, St
 if TYPE_CHECKING:
     import click
 
+    from pspawn.engine.parts import Place
+
 PROGRAM = "pspawn-mpirun"
 TO_STDERR = ("", "-", "1")
 """What asks for a report without naming a file."""
@@ -263,38 +265,39 @@ class Reporting:
         self.mpirun = mpirun
         self.command = [PROGRAM, *words]
         self.file = own.report
-        self.path = self.file or os.path.join(_common_place(), f".pspawn-report-{os.uname().nodename}-{os.getpid()}")
-        directory = os.path.dirname(self.path)
+        beside = self.file or os.path.join(_common_place(), ".pspawn-report")
+        directory = os.path.dirname(beside)
         if not os.path.isdir(directory) or not os.access(directory, os.W_OK | os.X_OK):
             why = "is not writable" if os.path.isdir(directory) else "is no directory"
             raise EngineError(f"--pspawn-report: {directory} {why}", USAGE_ERROR)
-        if os.path.isdir(self.path):
-            raise EngineError(f"--pspawn-report: {self.path} is a directory", USAGE_ERROR)
+        if os.path.isdir(beside) and not os.path.islink(beside):
+            raise EngineError(f"--pspawn-report: {beside} is a directory", USAGE_ERROR)
+        from pspawn.engine import parts
+
+        self.beside = beside
+        self.directory = parts.name_of_place(beside)
+        self.path = parts.base_of(self.directory)
 
     def launch(self, launch: Launch) -> NoReturn:
-        from pspawn.engine import supervise
+        from pspawn.engine import parts, supervise
 
-        self._remove_old_parts()
+        parts.remove_old(self.beside)
+        try:
+            place = parts.make_place(self.directory)
+        except OSError as error:
+            raise EngineError(f"--pspawn-report: {self.directory}: {error.strerror}", USAGE_ERROR) from None
         argv = [self.mpirun.name, *launch.args]
         try:
             status = supervise.run(self.mpirun.path, argv, {**os.environ, **launch.env})
         except OSError as error:
+            place.remove()
             raise EngineError(f"{self.mpirun.path}: {error.strerror}", 126) from None
-        self._write(launch, supervise.exit_code(status))
+        self._write(launch, supervise.exit_code(status), place)
+        place.remove()
         supervise.end_like(status)
 
-    def _remove_old_parts(self) -> None:
-        from pspawn.engine import parts
-
-        for part in (*parts.of(self.path), *parts.unfinished(self.path)):
-            try:
-                os.unlink(part)
-            except OSError as error:
-                raise EngineError(f"--pspawn-report: {part}: {error.strerror}") from None
-
-    def _write(self, launch: Launch, exit_code: int) -> None:
+    def _write(self, launch: Launch, exit_code: int, place: Place) -> None:
         from pspawn import report
-        from pspawn.engine import parts
 
         header = {
             "version": report.VERSION,
@@ -306,15 +309,13 @@ class Reporting:
             "plain": launch.plain,
         }
         try:
-            merged = report.merge(self.path, header)
+            merged = report.merge(place.parts(), header)
             for line in merged.unusable:
                 say(line)
             if self.file:
                 report.write(self.file, merged.report)
             else:
                 to_stderr(report.table(report.from_dict(merged.report)))
-            for part in (*merged.parts, *parts.unfinished(self.path)):
-                os.unlink(part)
         except report.ReportError as error:
             say(str(error))
         except OSError as error:
@@ -512,12 +513,18 @@ def to_stderr(text: str) -> None:
 
 
 def _common_place() -> str:
-    """A directory for parts: the working directory is what nodes most likely have in common."""
+    """A directory for parts that nodes most likely have in common: the working directory, or else HOME. Not /tmp, which
+    each node has for itself and all users together."""
     with suppress(OSError):
         here = os.getcwd()
-        if os.access(here, os.W_OK):
+        if os.access(here, os.W_OK | os.X_OK):
             return here
-    return os.environ.get("TMPDIR") or "/tmp"
+    home = os.environ.get("HOME", "")
+    if not os.path.isabs(home) or not os.access(home, os.W_OK | os.X_OK):
+        raise EngineError(
+            "--pspawn-report: neither the working directory nor HOME can be written to: name a FILE", USAGE_ERROR
+        )
+    return home
 
 
 def leave(code: int) -> NoReturn:

@@ -1,21 +1,144 @@
-"""The parts of a report: ``FILE.part-HOST-PID``, written by each node's gatherer.
+"""The parts of a report: ``FILE.part-HOST-PID-RANDOM``, written by each node's gatherer.
 
-Until a part is complete it is ``FILE.unfinished-HOST-PID``; one that stays so is of a gatherer that was killed.
+pspawn-mpirun has them written into a directory of its own beside FILE, ``FILE.parts-HOST-PID-RANDOM``, mode 0700: FILE
+may lie where others can write. Until a part is complete it is ``….unfinished-…``; one that stays so is of a writer that
+was killed. Whatever is read here is looked at before it is believed: a regular file of bounded size.
 """
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
+from contextlib import suppress
+from typing import NamedTuple
+
+PART_BYTES = 16 << 20
+"""A part's largest size: 8,000 ranks with their pages on 64 NUMA nodes take half of it."""
+REPORT_BYTES = 256 << 20
+"""A whole report's."""
+_BASE = "node"
+"""The file whose parts lie in a directory of a launch's own."""
+
+
+class Place(NamedTuple):
+    """A launch's own directory for its parts."""
+
+    path: str
+    identity: tuple[int, int]
+    """Device and inode: whoever may write where it lies may put another in its place."""
+
+    def parts(self) -> list[str]:
+        """The parts in it. OSError if it is not there any more."""
+        return sorted(os.path.join(self.path, name) for name in self._names() if name.startswith(f"{_BASE}.part-"))
+
+    def remove(self) -> None:
+        """With all that is in it, as far as that is possible."""
+        with suppress(OSError):
+            for name in self._names():
+                os.unlink(os.path.join(self.path, name))
+            os.rmdir(self.path)
+
+    def _names(self) -> list[str]:
+        # Opened anew each time: NFS looks for changes by other hosts when a directory is opened.
+        if _own_directory(self.path) != self.identity:
+            raise OSError(errno.ESTALE, "another directory was put in its place", self.path)
+        return os.listdir(self.path)
+
+
+def name_of_place(file: str) -> str:
+    """Where a launch from this process is to make its directory: a path that nobody can guess."""
+    return f"{file}.parts-{os.uname().nodename}-{os.getpid()}-{os.urandom(8).hex()}"
+
+
+def base_of(path: str) -> str:
+    """What stubs are told as the report's file, where that is their directory."""
+    return os.path.join(path, _BASE)
+
+
+def make_place(path: str) -> Place:
+    """Make the directory. OSError if that fails."""
+    os.mkdir(path, 0o700)
+    identity = _own_directory(path)
+    if identity is None:
+        raise OSError(errno.ESTALE, "another directory was put in its place", path)
+    return Place(path, identity)
 
 
 def of(file: str) -> list[str]:
-    """The parts that lie beside a report, in the order of their names."""
-    return _beside(file, "part")
+    """The parts that lie beside a report, and those in directories of launches that could not put them together."""
+    found = _beside(file, "part")
+    for path in _beside(file, "parts"):
+        identity = _own_directory(path)
+        if identity:
+            with suppress(OSError):
+                found += Place(path, identity).parts()
+    return found
 
 
-def unfinished(file: str) -> list[str]:
-    """What killed gatherers left of their parts."""
-    return _beside(file, "unfinished")
+def remove_old(file: str) -> None:
+    """What killed launches of this user left of their parts; what is another's, or in use, stays."""
+    for path in (*_beside(file, "part"), *_beside(file, "unfinished")):
+        with suppress(OSError):
+            found = os.lstat(path)
+            if stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid():
+                os.unlink(path)
+    for path in _beside(file, "parts"):
+        identity = _own_directory(path)
+        if identity and _is_of_a_dead_process(path):
+            Place(path, identity).remove()
+
+
+def read(path: str, limit: int, own: bool) -> bytes:
+    """All of a regular file, without waiting and up to the limit. With `own` of this user's alone. OSError if not."""
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    # First without opening it: to open a FIFO or a device may already do something.
+    _check(os.lstat(path) if own else os.stat(path), path, limit, own)
+    fd = os.open(path, flags | os.O_NOFOLLOW if own else flags)
+    try:
+        _check(os.fstat(fd), path, limit, own)
+        text = bytearray()
+        while more := os.read(fd, min(1 << 20, limit + 1 - len(text))):
+            text += more
+            if len(text) > limit:
+                raise OSError(errno.EFBIG, f"is larger than {limit >> 20} MiB", path)
+        return bytes(text)
+    finally:
+        os.close(fd)
+
+
+def _check(found: os.stat_result, path: str, limit: int, own: bool) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "is no regular file", path)
+    if own and found.st_uid != os.geteuid():
+        raise OSError(errno.EPERM, f"belongs to another user (uid {found.st_uid})", path)
+    if found.st_size > limit:
+        raise OSError(errno.EFBIG, f"is larger than {limit >> 20} MiB", path)
+
+
+def _own_directory(path: str) -> tuple[int, int] | None:
+    """Device and inode of a directory that is this user's alone."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return None
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _is_of_a_dead_process(path: str) -> bool:
+    host, _, rest = path.rpartition(".parts-")[2].partition(f"{os.uname().nodename}-")
+    number = rest.partition("-")[0]
+    if host or not (number.isascii() and number.isdigit()):
+        return False
+    try:
+        os.kill(int(number), 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except OSError:
+        pass
+    return False
 
 
 def _beside(file: str, kind: str) -> list[str]:
