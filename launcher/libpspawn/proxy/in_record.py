@@ -1,8 +1,8 @@
 # In the one rank that records: which modules the script imports.
 #
-# Compiled and run by python.c when the interpreter is up, in a dictionary of its own, which holds record and stop.
-# Called for some audit events, with all others switched off meanwhile. What is noted is what the script itself asks
-# for: what a module imports, its own import brings again.
+# Compiled and run by python.c when the interpreter is up, in a dictionary of its own, which holds record, stop
+# and end_record. Called for some audit events, with all others switched off meanwhile. What is noted is what the
+# script itself asks for: what a module imports, its own import brings again.
 import sys
 
 names = []
@@ -55,3 +55,4 @@ def finish():
     for name in names:
         if name not in sys.modules:
             record("", name)
+    end_record()

@@ -277,8 +277,8 @@ static int is_entry(void *at, int (*hook)(const char *, PyObject *, void *))
 /*
  * CPython has no call that takes an audit hook away. It keeps them in a list in _PyRuntime, and the first that is added
  * changes one word there: from NULL to an entry of {next, hook, data} (Python/sysmodule.c, 3.9 to 3.13). A rank clears
- * that word again: an event without hooks costs nothing, -v does not speak of any, and -X dev does not free, with its
- * checking allocator, an entry that was allocated before it was set up.
+ * that word again, one that records when its script has ended: an event without hooks costs nothing, -v does not speak of
+ * any, and -X dev does not free, with its checking allocator, an entry that was allocated before it was set up.
  */
 static void add_hook(int (*hook)(const char *, PyObject *, void *))
 {
@@ -304,7 +304,8 @@ static void add_hook(int (*hook)(const char *, PyObject *, void *))
 static void remove_hook(void)
 {
 	if (first_hook)
-		*first_hook = *(void **)*first_hook; /* the next one, if a preload added any */
+		*first_hook = *(void **)*first_hook; /* the next one, if a preload or the program added any */
+	first_hook = NULL;
 }
 
 /* Where an interpreter that was forked would not be as one that is exec'd, the rank execs it: never a lost job. */
@@ -513,8 +514,19 @@ static PyObject *c_stop(PyObject *self, PyObject *args)
 	return answer(0);
 }
 
+/* The script has ended: nothing is noted any more, and the interpreter is not to free what it did not allocate as it would
+ * now (see add_hook()). */
+static PyObject *c_end_record(PyObject *self, PyObject *args)
+{
+	(void)self;
+	(void)args;
+	remove_hook();
+	return answer(0);
+}
+
 static struct method recorder_methods[] = {{"record", c_record, METH_VARARGS, NULL},
-					   {"stop", c_stop, METH_NOARGS, NULL}};
+					   {"stop", c_stop, METH_NOARGS, NULL},
+					   {"end_record", c_end_record, METH_NOARGS, NULL}};
 
 static void call_recorder(const char *name, const char *argument)
 {
@@ -532,6 +544,9 @@ static int record_hook(const char *event, PyObject *args, void *data)
 	const char *module = "";
 
 	(void)data;
+	/* without an end of the script: an embedded interpreter, or atexit's functions were cleared; next it frees the list */
+	if (strcmp(event, "cpython._PySys_ClearAuditHooks") == 0)
+		remove_hook();
 	if (recorder_works)
 		return 0;
 	recorder_works = 1;
@@ -552,7 +567,8 @@ static int record_hook(const char *event, PyObject *args, void *data)
 
 const void *pspawn_record_python(void)
 {
-	if (!find_functions() || py.add_hook(record_hook, NULL) != 0)
+	if (!find_functions())
 		return NULL;
+	add_hook(record_hook);
 	return (const void *)(uintptr_t)py.add_hook;
 }
