@@ -23,7 +23,7 @@ from support.report import assert_forked
 pytestmark = pytest.mark.needs_stub
 
 N = 4
-GIVEN = ("HWLOC_XMLFILE", "HWLOC_THISSYSTEM", "HWLOC_THISSYSTEM_ALLOWED_RESOURCES")
+GIVEN = ("HWLOC_XMLFILE", "HWLOC_THISSYSTEM", "HWLOC_THISSYSTEM_ALLOWED_RESOURCES", "HWLOC_LIBXML_IMPORT")
 CPUSETS = Path("/sys/fs/cgroup/cpuset")
 
 
@@ -80,7 +80,7 @@ mpich4 = pytest.mark.parametrize("one_launcher", ["mpich4"], indirect=True)
 
 @older
 @pytest.mark.parametrize("fork_point", ["preinit", "main"])
-def test_ranks_find_what_they_would_have_found_and_differ_in_three_variables(one_launcher, tmp_path, fork_point):
+def test_ranks_find_what_they_would_have_found_and_differ_in_four_variables(one_launcher, tmp_path, fork_point):
     ours = launch(one_launcher, tmp_path / "ours", pspawn=Pspawn(fork_point))
     without = launch(one_launcher, tmp_path / "without", pspawn=Pspawn(fork_point, options=("--pspawn-topology=no",)))
     for run in (ours, without):
@@ -240,6 +240,74 @@ def test_python_and_its_children(one_launcher, tmp_path):
 
 
 MPICH4_LIB = Path(__file__).resolve().parent.parent / ".test-env/mpich4/lib"
+
+
+# ---- floating point ----
+
+
+STOPS = """program stops
+  use mpi
+  use, intrinsic :: ieee_exceptions
+  implicit none
+  integer :: ierr, rank
+  logical :: flags(5), traps(5)
+  call mpi_init(ierr)
+  call mpi_comm_rank(mpi_comm_world, rank, ierr)
+  call ieee_get_flag(ieee_all, flags)
+  call ieee_get_halting_mode(ieee_all, traps)
+  print '(a,i0,10l2)', 'rank ', rank, flags, traps
+  call mpi_finalize(ierr)
+  stop {code}
+end program
+"""
+
+
+def with_mpi_of(launcher: Launcher) -> str:
+    return {"openmpi4": "mpifort.openmpi", "mpich4": "mpifort.mpich"}[launcher.mpi.name]
+
+
+@older
+@pytest.mark.parametrize("flags", ["", "-ffpe-trap=invalid,zero,overflow"], ids=["no-traps", "traps"])
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_fortran_program_that_looks_at_floating_point_exceptions(one_launcher, tmp_path, flags, code):
+    """Whoever traps them dies of one in MPI_Init; without traps its STOP prints a note of those that there were."""
+    source, program = tmp_path / "stops.f90", tmp_path / "stops"
+    source.write_text(STOPS.format(code=code or ""))
+    subprocess.run([with_mpi_of(one_launcher), *flags.split(), source, "-o", program], check=True)
+    plain = one_launcher.run([str(program)], N)
+    ours = one_launcher.run([str(program)], N, pspawn=Pspawn())
+    assert plain.rc == code and plain.stdout.count("rank ") == N, plain
+    assert_forked(ours.report, N, "preinit")
+    assert topology(ours)["given"] == N, ours
+    assert (ours.rc, sorted(ours.stdout.splitlines())) == (plain.rc, sorted(plain.stdout.splitlines())), ours
+    assert ours.stderr.count("IEEE") == plain.stderr.count("IEEE") == 0, (plain, ours)
+    assert ours.stderr.count("SIGFPE") == 0, ours
+
+
+@mpich4
+def test_a_library_whose_reader_raises_exceptions_hands_nothing_down(one_launcher, tmp_path):
+    """pspawn-topology reads what it has written as a rank would; here with an hwloc that divides by zero meanwhile."""
+    real = NATIVE / "libexec/pspawn/pspawn-topology"
+    source, divides = tmp_path / "divides.c", tmp_path / "divides.so"
+    source.write_text(
+        "#define _GNU_SOURCE\n#include <dlfcn.h>\n"
+        "static volatile double zero, result;\n"
+        "int hwloc_topology_set_xmlbuffer(void *t, const char *xml, int bytes)\n"
+        "{\n"
+        "    int (*real)(void *, const char *, int);\n"
+        '    *(void **)&real = dlsym(dlopen("libhwloc.so.15", RTLD_NOW), "hwloc_topology_set_xmlbuffer");\n'
+        "    result = zero / zero;\n"
+        "    return real(t, xml, bytes);\n"
+        "}\n"
+    )
+    subprocess.run(["gcc", "-shared", "-fPIC", source, "-o", divides, "-Wl,--no-as-needed", "-lhwloc"], check=True)
+    native = with_discoverer(tmp_path, f'exec {real} {divides} "$2"')
+    run = launch(one_launcher, tmp_path / "out", pspawn=Pspawn(door="direct", native=native))
+    assert_forked(run.report, N, "preinit")
+    assert topology(run)["given"] == 0 and "floating-point exceptions" in topology(run)["reason"], run
+    launch(one_launcher, tmp_path / "without", "--pspawn-topology=no")
+    for ours, without in zip(look(tmp_path / "out"), look(tmp_path / "without")):
+        assert ours.xml == without.xml and ours.reads > without.reads / 2, "its own discovery"
 
 
 # ---- whatever happens to the discovery ----

@@ -17,8 +17,8 @@
 
 #define MAX_DOMAINS 256
 #define MAX_REFUSALS 4
-#define TOPOLOGY_VARIABLES 3 /* that hand the node's topology down */
-#define TOPOLOGY_BYTES 128   /* theirs at most */
+#define TOPOLOGY_VARIABLES 4 /* that hand the node's topology down */
+#define TOPOLOGY_BYTES 160   /* theirs at most */
 
 /* Where a pair of stub and rank stands; docs/protocol.md explains each. */
 enum pair_state {

@@ -1,9 +1,10 @@
 /*
  * topology_client.c - hands the node's topology to ranks whose MPI_Init would discover it, one by one.
  *
- * pspawn-topology discovers it once, with the ranks' own libhwloc, while their stubs arrive and they are being forked. They get three variables
- * that hwloc reads (docs/fidelity.md): where the XML is, that it is this system's, and that what may be used of it is to be
- * asked of the kernel, which makes it good for ranks, and children of ranks, in any cpuset.
+ * pspawn-topology discovers it once, with the ranks' own libhwloc, while their stubs arrive and they are being forked. They get four variables
+ * that hwloc reads (docs/fidelity.md): where the XML is, that it is this system's, that what may be used of it is to be
+ * asked of the kernel, which makes it good for ranks, and children of ranks, in any cpuset, and that it is to be read without
+ * libxml2 (topology.c has the reason).
  *
  * The XML is a sealed memfd of the gatherer's, opened through /proc/PID/fd: nothing of it can stay behind. Until it is
  * complete, and if it never will be, the same number is a socket, which cannot be opened; and once the gatherer has ended it
@@ -26,6 +27,7 @@
 #include <unistd.h>
 
 #include "gather.h"
+#include "topology.h"
 
 #define SONAME "libhwloc.so.15" /* of hwloc 2; another's XML may be another */
 #define NUMBER_MIN 900		/* so high that a process with a pid that came again will hardly have it */
@@ -204,7 +206,7 @@ static void give_up(struct topology *t, const char *why)
 	t->xml = -1;
 }
 
-static char **environment_without_preloads(void)
+static char **environment_for_discovery(void)
 {
 	size_t n = 0;
 	char **env, **to;
@@ -213,7 +215,8 @@ static char **environment_without_preloads(void)
 		n++;
 	env = to = calloc(n + 1, sizeof *env);
 	for (size_t i = 0; env && i < n; i++) /* profilers among them would write files */
-		if (strncmp(environ[i], "LD_PRELOAD=", 11) != 0 && strncmp(environ[i], "LD_AUDIT=", 9) != 0)
+		if (strncmp(environ[i], "LD_PRELOAD=", 11) != 0 && strncmp(environ[i], "LD_AUDIT=", 9) != 0 &&
+		    strncmp(environ[i], "HWLOC_", 6) != 0) /* no rank with one gets the topology */
 			*to++ = environ[i];
 	return env;
 }
@@ -223,8 +226,7 @@ become_discoverer(const struct gatherer *g, const char *program, pid_t parent, i
 {
 	const char *slash = strrchr(program, '/');
 	char path[sizeof g->proxy_object + 16], *name = (char *)(slash ? slash + 1 : program);
-	char *argv[] = {"pspawn-topology", (char *)g->topology.path, name, NULL},
-	     **env = environment_without_preloads();
+	char *argv[] = {"pspawn-topology", (char *)g->topology.path, name, NULL}, **env = environment_for_discovery();
 	const struct rlimit none_of_it = {0, 0};
 	sigset_t none;
 
@@ -254,8 +256,9 @@ static bool make_variables(struct topology *t)
 		return false;
 	self[n] = 0;
 	n = snprintf(t->strings, sizeof t->strings,
-		     "HWLOC_XMLFILE=/proc/%s/fd/%d%cHWLOC_THISSYSTEM=1%cHWLOC_THISSYSTEM_ALLOWED_RESOURCES=1", self,
-		     t->number, 0, 0);
+		     "HWLOC_XMLFILE=/proc/%s/fd/%d%cHWLOC_THISSYSTEM=1%cHWLOC_THISSYSTEM_ALLOWED_RESOURCES=1%c"
+		     "HWLOC_LIBXML_IMPORT=0",
+		     self, t->number, 0, 0, 0);
 	t->strings_bytes = (size_t)n + 1;
 	return n > 0 && t->strings_bytes <= sizeof t->strings;
 }
@@ -396,10 +399,14 @@ bool topology_ended(struct gatherer *g, pid_t pid, int status)
 	if (t->xml < 0)
 		return true; /* given up */
 	if (status != 0) {
-		char why[64];
+		char why[PSPAWN_REASON_LEN];
 
-		snprintf(why, sizeof why, "its discovery failed (%s %d)", WIFSIGNALED(status) ? "signal" : "exit code",
-			 WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
+		if (WIFEXITED(status) && WEXITSTATUS(status) == TOPOLOGY_RAISES)
+			snprintf(why, sizeof why, "its " SONAME " raises floating-point exceptions when it reads XML");
+		else
+			snprintf(why, sizeof why, "its discovery failed (%s %d)",
+				 WIFSIGNALED(status) ? "signal" : "exit code",
+				 WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
 		give_up(t, why);
 		return true;
 	}

@@ -153,6 +153,7 @@ EQUAL = """
     envp_is_environ envp_follows_argv arg_start_is_argv env_start_is_environ startstack_in
     start_code_fits brk_grows brk_in stack_grows mutex_owner_is_tid mutex_relock_seen tid_is_pid pthread_kill_0
     robust_list rseq rseq_cpu thread_starts pthread_stack malloc_arenas malloc_fill dlopen streams locale errno_fresh
+    floating_point
 """.split()  # noqa: SIM905
 
 TABLE: dict[str, Row] = {
@@ -190,7 +191,7 @@ TABLE: dict[str, Row] = {
     )
 }
 # Only in probes built with OpenMP or MPI.
-EXTRA = {row.name: row for row in (Row("omp"), Row("mpi"))}
+EXTRA = {row.name: row for row in (Row("omp"), Row("mpi"), Row("floating_point_after_mpi_init"))}
 
 
 def _more(plain: Probe, ours: Probe) -> int:

@@ -243,21 +243,24 @@ def test_an_mpi_program(one_launcher: Launcher, rung: str) -> None:
     assert {p["mpi"]["size"] for p in ours} == {N}
 
 
+TOPOLOGY = ("HWLOC_XMLFILE", "HWLOC_THISSYSTEM", "HWLOC_THISSYSTEM_ALLOWED_RESOURCES", "HWLOC_LIBXML_IMPORT")
+
+
 @pytest.mark.parametrize("rung", ["preinit", "main"])
 @pytest.mark.parametrize("one_launcher", ["openmpi4", "mpich4"], indirect=True)
 @pytest.mark.needs_stub
 def test_the_topology_is_all_that_is_handed_down(one_launcher: Launcher, rung: str) -> None:
-    """Three variables behind the others, and no other row of the table; see test_the_topology_handed_down.py."""
+    """Four variables behind the others, and no other row of the table; see test_the_topology_handed_down.py."""
     app = [str(one_launcher.compile("probe.c", flags=["-DWITH_MPI"], libs=["-pthread"])), "an argument"]
     plain, _ = launch(one_launcher, app, Surrounding(), None)
     ours, run = launch(one_launcher, app, Surrounding(), Pspawn(rung, TWO_DOMAINS, "direct"))
     assert_forked(run.report, N, rung, may_refuse=("getpid",))
     for found in ours:
-        given = [s.partition("=")[0] for s in found["environ"][-3:]]
-        assert given == ["HWLOC_XMLFILE", "HWLOC_THISSYSTEM", "HWLOC_THISSYSTEM_ALLOWED_RESOURCES"], found["environ"]
-        del found["environ"][-3:]
+        given = [s.partition("=")[0] for s in found["environ"][-len(TOPOLOGY) :]]
+        assert given == list(TOPOLOGY), found["environ"]
+        del found["environ"][-len(TOPOLOGY) :]
         found["proc_environ"] = found["proc_environ"].partition("HWLOC_XMLFILE=")[0]
-        found["constructor"]["strings"] -= 3
+        found["constructor"]["strings"] -= len(TOPOLOGY)
     assert differences(plain, ours, rung) == {}, run
 
 

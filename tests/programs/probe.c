@@ -723,13 +723,42 @@ static const char *rank_name(void)
 	return "0";
 }
 
+// What traps, how it rounds, and which exceptions there were: of SSE and of the x87, which fesetenv(3) keeps in step.
+static void floating_point(void)
+{
+	unsigned sse = 0;
+	unsigned short control = 0, status = 0;
+#ifdef __x86_64__
+	__asm__ volatile("stmxcsr %0\n\tfnstcw %1\n\tfnstsw %2" : "=m"(sse), "=m"(control), "=m"(status));
+#endif
+	put("\"mxcsr\":\"%#x\",\"x87_control\":\"%#x\",\"x87_status\":\"%#x\"", sse, control, status);
+}
+
 #ifdef WITH_MPI
+// As gfortran's -ffpe-trap=invalid,zero,overflow has it.
+static void trap_exceptions(void)
+{
+#ifdef __x86_64__
+	unsigned sse, traps = 1 | 4 | 8; // invalid, zero, overflow: the same bits in both units
+	unsigned short control;
+	__asm__ volatile("stmxcsr %0\n\tfnstcw %1" : "=m"(sse), "=m"(control));
+	sse &= ~(traps << 7);
+	control &= ~traps;
+	__asm__ volatile("ldmxcsr %0\n\tfldcw %1" : : "m"(sse), "m"(control));
+#endif
+}
+
 static void mpi(int *argc, char ***argv)
 {
 	int rank, size, local, sum = 0, other = -1;
 	MPI_Comm node;
 	int was = *argc;
+	trap_exceptions();
 	MPI_Init(argc, argv);
+	key("floating_point_after_mpi_init");
+	raw("{", 1);
+	floating_point();
+	raw("}", 1);
 	MPI_Comm_rank(MPI_COMM_WORLD, &rank);
 	MPI_Comm_size(MPI_COMM_WORLD, &size);
 	MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &node);
@@ -766,6 +795,10 @@ int main(int argc, char **argv, char **envp)
 	descriptors();
 	mappings();
 	errno = first_errno;
+	key("floating_point");
+	raw("{", 1);
+	floating_point();
+	raw("}", 1);
 	streams();
 	number("argc", argc);
 	strings("argv", argv);
