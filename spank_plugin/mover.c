@@ -17,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -482,6 +483,7 @@ int main(int argc, char **argv)
 {
 	static struct mover m;
 
+	prctl(PR_SET_NAME, "pspawn-mover"); /* execveat() of a descriptor names it after the descriptor */
 	if (argc != 3 || geteuid() != 0 || fcntl(MOVER_LISTENER_FD, F_SETFD, FD_CLOEXEC) < 0 ||
 	    fcntl(MOVER_STEPD_FD, F_SETFD, FD_CLOEXEC) < 0)
 		return 1;

@@ -48,7 +48,10 @@ const char *pspawn_choice_name(enum choice choice);
 /* Who decides: the user's option, else PSPAWN in the user's environment (NULL: unset), else the site. */
 enum choice pspawn_decide(const struct site *site, const char *environment);
 
-/* trust.c: the file is one that only root can have put there; `path` is replaced by its real path. 0, or -1 and why. */
+/* trust.c: the file is one that only root can have put there; `path` is replaced by its real path. The file, opened for
+ * execveat() and fstat() alone (O_PATH), or -1 and why. */
+int pspawn_open_trusted(char path[PATH_MAX], char *why, size_t room);
+/* The same for a file that a user will run by its path: as root alone can change any part of it, it stays. 0, or -1 and why. */
 int pspawn_trust(char path[PATH_MAX], char *why, size_t room);
 
 /* start.c: starts the mover of the step of this task behind the abstract address `name`. 0, or -1: told in the log. */

@@ -24,6 +24,7 @@
 #include "pspawn.h"
 
 #define END_MS 1000
+#define PROGRAM_FD (MOVER_STEPD_FD + 1)
 
 static void xclose(int *fd)
 {
@@ -32,8 +33,8 @@ static void xclose(int *fd)
 	*fd = -1;
 }
 
-/* Beside the stub: its ../libexec/pspawn. */
-static int find_mover(const char *stub, char path[PATH_MAX], char *why, size_t room)
+/* Beside the stub: its ../libexec/pspawn. The opened file, or -1 and why. */
+static int open_mover(const char *stub, char path[PATH_MAX], char *why, size_t room)
 {
 	char directory[PATH_MAX];
 
@@ -48,7 +49,7 @@ static int find_mover(const char *stub, char path[PATH_MAX], char *why, size_t r
 		snprintf(why, room, "%s: the path is too long", stub);
 		return -1;
 	}
-	return pspawn_trust(path, why, room);
+	return pspawn_open_trusted(path, why, room);
 }
 
 /* A socket, and the abstract address of this name. */
@@ -89,27 +90,30 @@ static pid_t parent_of(pid_t task)
 }
 
 /* In a child of a process with threads: system calls only. */
-static void __attribute__((noreturn)) become_mover(const char *path, char *const argv[], int listener, int stepd)
+static void __attribute__((noreturn)) become_mover(int program, char *const argv[], int listener, int stepd)
 {
 	char *const environment[] = {NULL};
 	sigset_t none;
 	int high_listener = fcntl(listener, F_DUPFD, 10), high_stepd = fcntl(stepd, F_DUPFD, 10);
+	int high_program = fcntl(program, F_DUPFD, 10);
 	int null = open("/dev/null", O_RDWR);
 
 	setsid();
-	if (fork() != 0 || high_listener < 0 || high_stepd < 0 || null < 0 || chdir("/") < 0)
+	if (fork() != 0 || high_listener < 0 || high_stepd < 0 || high_program < 0 || null < 0 || chdir("/") < 0)
 		_exit(0);
 	for (int fd = 0; fd < 3; fd++)
 		dup2(null, fd);
 	dup2(high_listener, MOVER_LISTENER_FD);
 	dup2(high_stepd, MOVER_STEPD_FD);
-	for (int fd = MOVER_STEPD_FD + 1; fd < 1024; fd++)
+	dup3(high_program, PROGRAM_FD, O_CLOEXEC);
+	for (int fd = PROGRAM_FD + 1; fd < 1024; fd++)
 		close(fd); /* slurmstepd's own are close-on-exec */
 	for (int sig = 1; sig < 32; sig++)
 		signal(sig, SIG_DFL);
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
-	execve(path, argv, environment);
+	/* the file that was checked, whatever has its name by now */
+	syscall(SYS_execveat, PROGRAM_FD, "", argv, environment, AT_EMPTY_PATH);
 	_exit(1);
 }
 
@@ -117,12 +121,13 @@ int pspawn_start_mover(const char *stub, const char *name, pid_t task, uid_t uid
 {
 	char path[PATH_MAX], why[REASON_LEN], user[16], pid[16];
 	char *argv[] = {path, user, pid, NULL};
-	int listener = -1, stepd = -1, rv = -1;
+	int program = -1, listener = -1, stepd = -1, rv = -1;
 	pid_t parent = parent_of(task), child;
 
 	snprintf(user, sizeof user, "%u", uid);
 	snprintf(pid, sizeof pid, "%d", parent);
-	if (find_mover(stub, path, why, sizeof why) < 0)
+	program = open_mover(stub, path, why, sizeof why);
+	if (program < 0)
 		goto fail;
 	stepd = (int)syscall(SYS_pidfd_open, parent, 0);
 	listener = listen_at(name);
@@ -132,7 +137,7 @@ int pspawn_start_mover(const char *stub, const char *name, pid_t task, uid_t uid
 	}
 	child = fork();
 	if (child == 0)
-		become_mover(path, argv, listener, stepd);
+		become_mover(program, argv, listener, stepd);
 	if (child < 0) {
 		snprintf(why, sizeof why, "fork: %s", strerror(errno));
 		goto fail;
@@ -141,6 +146,7 @@ int pspawn_start_mover(const char *stub, const char *name, pid_t task, uid_t uid
 		;
 	rv = 0;
 fail:
+	xclose(&program);
 	xclose(&listener);
 	xclose(&stepd);
 	if (rv < 0)

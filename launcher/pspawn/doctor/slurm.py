@@ -201,15 +201,25 @@ def _safe(topic: Topic, path: str) -> Iterator[Finding]:
                 f"{place}, on the way to {path}, belongs to uid {found.st_uid}, not to root", f"chown root {place}"
             )
             return
-        by_others = found.st_mode & stat.S_IWOTH or (found.st_mode & stat.S_IWGRP and found.st_gid != 0)
-        if by_others and not sticky:
+        if found.st_mode & (stat.S_IWOTH | stat.S_IWGRP) and not sticky:
             yield topic.problem(
                 f"{place}, on the way to {path}, is writable by others than root", f"chmod go-w {place}"
             )
             return
+        if _has_acl(place):
+            yield topic.problem(f"{place}, on the way to {path}, has an access control list", f"setfacl -b {place}")
+            return
         if place == "/":
             return
         place = os.path.dirname(place)
+
+
+def _has_acl(path: str) -> bool:
+    """An entry for another user or group, or for what will be made in a directory (acl(5))."""
+    try:
+        return any(name.startswith("system.posix_acl_") for name in os.listxattr(path))
+    except OSError:
+        return False
 
 
 def _what_follows(topic: Topic, config: Mapping[str, str], line: Line | None) -> Iterator[Finding]:
