@@ -166,6 +166,9 @@ def test_a_stub_that_others_could_replace(here: slurm.Cluster, builder: Builder,
         os.chown(path, 65534, -1)
         assert any("belongs to uid 65534" in text for text in texts(doctor(here)[1], "problem"))
         os.chown(path, 0, -1)
+        subprocess.run(["setfacl", "-m", "u:65534:r", path], check=True, timeout=10)
+        assert any("access control list" in text for text in texts(doctor(here)[1], "problem"))
+        subprocess.run(["setfacl", "-b", path], check=True, timeout=10)
     assert doctor(here)[0] == 0
 
 
