@@ -1,0 +1,22 @@
+"""Figures of the hardening tests, in the summary."""
+
+from __future__ import annotations
+
+import pytest
+
+from support import fuzzing
+
+_figures: list[fuzzing.Figures] = []
+
+
+@pytest.fixture
+def fuzz_figures() -> list[fuzzing.Figures]:
+    """To be added to; the summary has a line of each."""
+    return _figures
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if _figures:
+        terminalreporter.section("fuzzing")
+        for line in fuzzing.table(_figures):
+            terminalreporter.line(line)
