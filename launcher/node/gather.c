@@ -14,6 +14,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/prctl.h>
+#include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
@@ -106,20 +107,33 @@ static void take_result(const struct gatherer *g, struct pair *p)
 	p->entered_us = result->entered_us;
 }
 
+/* Begins to write the report, if one is wanted; later, if the last is still being written. */
 static void write_report(struct gatherer *g)
 {
+	if (!report_wanted(g))
+		return;
 	for (int i = 0; i < g->npairs; i++)
 		take_result(g, g->pairs[i]);
-	report_write(g);
+	if (g->report_writer.pid)
+		g->report_due_us = now_us() + RELEASE_GRACE_US;
+	else
+		writer_start(g, &g->report_writer, report_write, NULL);
 }
 
-/* Before the message that lets the last stub go: afterwards the launcher's user may read the report. */
+/*
+ * Before the message that lets the last stub go: afterwards the launcher's user may read the report, and start the program
+ * again with its profile. No other pair's end waits for this; and this one no longer than REPORT_HOLD_US.
+ */
 static void report_before_last(struct gatherer *g)
 {
 	for (int i = 0; i < g->npairs; i++)
 		if (is_live(g->pairs[i]) && g->pairs[i]->state < PAIR_MIRRORED)
 			return;
+	warm_wait(g);
+	writer_wait(g, &g->report_writer, REPORT_HOLD_US);
 	write_report(g);
+	writer_wait(g, &g->report_writer, REPORT_HOLD_US);
+	g->report_due_us = 0;
 }
 
 static void dismiss(struct gatherer *g, struct pair *p, const char *reason)
@@ -1517,18 +1531,10 @@ static void conclude(struct gatherer *g, struct context *c)
 	warm_note_dropped(g, c);
 }
 
-static bool reports(const struct gatherer *g)
-{
-	for (int i = 0; i < g->npairs; i++)
-		if (g->pairs[i]->blob && *g->pairs[i]->report)
-			return true;
-	return false;
-}
-
 /* After all stubs have been told: they need not wait for this. */
 static void release_proxy(const struct gatherer *g, struct context *c)
 {
-	if (c->state == CONTEXT_CALLED && reports(g))
+	if (c->state == CONTEXT_CALLED && report_wanted(g))
 		c->pages = pages_of(c->c.serving);
 	end_context(c, CONTEXT_SETTLED);
 }
@@ -1633,7 +1639,7 @@ static bool samples_ranks(const struct gatherer *g)
 {
 	for (int i = 0; i < g->npairs; i++)
 		if (g->pairs[i]->blob && g->pairs[i]->a.options & PSPAWN_REPORT_PAGES)
-			return reports(g);
+			return report_wanted(g);
 	return false;
 }
 
@@ -1752,7 +1758,8 @@ static void reap(struct gatherer *g)
 	while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
 		int pair = pair_of_rank(g, pid);
 
-		if (topology_ended(g, pid, status))
+		if (topology_ended(g, pid, status) || warm_writer_ended(g, pid, status) ||
+		    writer_reaped(&g->report_writer, pid, status))
 			continue;
 		if (pair < 0) {
 			lose_early_rank(g, pid);
@@ -1940,6 +1947,10 @@ static int start(struct gatherer *g)
 	prctl(PR_SET_CHILD_SUBREAPER, 1);
 	prctl(PR_SET_NAME, "pspawn-gather");
 	g->pid = getpid();
+	g->profile_context = -1;
+	g->report_writer.ended = g->profile_writer.ended = -1;
+	if (getrandom(&g->report_number, sizeof g->report_number, 0) < 0)
+		return -1;
 	g->mover.sock = g->mover.context = -1;
 	g->topology.xml = g->topology.number = g->topology.told = -1;
 	g->listener = PSPAWN_LISTENER_FD;
@@ -2003,6 +2014,8 @@ int main(int argc, char **argv)
 		if (!has_work(&g))
 			accept_stubs(&g); /* somebody may have connected a moment ago */
 	} while (has_work(&g) && !g.ending);
+	warm_wait(&g);
+	writer_wait(&g, &g.report_writer, REPORT_HOLD_US);
 	topology_end(&g);
 	kill_strays();
 	return 0;

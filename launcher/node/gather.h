@@ -138,6 +138,13 @@ struct topology {
 	char reason[PSPAWN_REASON_LEN]; /* why ranks got nothing, or what they got is of no use */
 };
 
+/* A process that writes files: writer.c. */
+struct writer {
+	pid_t pid; /* 0: none */
+	int ended; /* a pipe's end, which is closed when it has ended */
+	bool done; /* the last one has written what it was to write */
+};
+
 enum phase { PHASE_COLLECT, PHASE_CONTEXTS, PHASE_SETTLE };
 
 struct gatherer {
@@ -161,9 +168,12 @@ struct gatherer {
 	int vector_calls;
 	int64_t started_us, last_arrival_us, last_heartbeat_us, zero_us;
 	uint32_t timeout_ms;
-	int64_t report_due_us;			/* 0: nothing to write */
-	pid_t pid;				/* its own */
-	uint64_t report_number;			/* random, in the name of its part; 0: not drawn yet */
+	int64_t report_due_us;	/* 0: nothing to write */
+	pid_t pid;		/* its own */
+	uint64_t report_number; /* random, in the name of its part */
+	struct writer report_writer, profile_writer;
+	int profile_context;			/* whose profile is being written; -1: something else */
+	int64_t held_us;			/* for writers, in this launch */
 	int64_t sampled_from_us, sample_due_us; /* the ranks' pages; 0: no more, or not wanted */
 	struct mover_link mover;
 	bool ending;			       /* the last stub was told and waits for our end */
@@ -196,6 +206,10 @@ bool warm_pays(const struct gatherer *g, const struct context *c);
 void warm_choose_recorder(struct gatherer *g, struct context *c, struct pspawn_arena *arena);
 /* warm.c: what this pair's rank has recorded, if it did, becomes a profile. */
 void warm_rank_ended(struct gatherer *g, int pair);
+/* warm.c: was this child the writer of a profile? Then the report says what came of it. */
+bool warm_writer_ended(struct gatherer *g, pid_t pid, int status);
+/* warm.c: waits for a profile that is being written; see writer_wait. */
+void warm_wait(struct gatherer *g);
 /* warm.c: what the climb dropped of a profile is dropped from it. */
 void warm_note_dropped(struct gatherer *g, struct context *c);
 /* warm.c: for the report: a recording was asked for, and why there is none; NULL: there is. */
@@ -226,7 +240,20 @@ int image_open(const struct pair *pair);
 void profile_identify(struct profile_subject *subject, const struct pair *p);
 
 /* report.c: writes the node's part of the report, if one was asked for; whether it is written. No job fails for it. */
-bool report_write(struct gatherer *g);
+bool report_write(struct gatherer *g, void *unused);
+/* report.c: does anybody want a report? */
+bool report_wanted(const struct gatherer *g);
+
+/* So long at most are all stubs of a node together held for what is being written, and for profiles alone. */
+#define REPORT_HOLD_US 1000000
+#define PROFILE_HOLD_US 500000
+
+/* writer.c: has this done in a process that may hang alone; false if it cannot be, or an earlier one has not ended. */
+bool writer_start(struct gatherer *g, struct writer *w, bool (*work)(struct gatherer *, void *), void *arg);
+/* writer.c: was this child the writer? */
+bool writer_reaped(struct writer *w, pid_t pid, int status);
+/* writer.c: waits for its end; kills it when stubs have been held for so long in all. Whether it has ended by itself. */
+bool writer_wait(struct gatherer *g, struct writer *w, int64_t hold_us);
 /* report.c: undoes the percent-encoding that keeps a value one word of the engine's agent string. */
 void percent_decode(const char *s, char *out, size_t size);
 

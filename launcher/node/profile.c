@@ -30,8 +30,11 @@
 
 static int open_directory(int at, const char *name, bool make)
 {
-	if (make && mkdirat(at, name, 0700) < 0 && errno != EEXIST)
-		return -1;
+	int dir = openat(at, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	/* mkdir of what is there would wait for a file system that stands still: it asks for the right to write first */
+	if (dir >= 0 || !make || errno != ENOENT || (mkdirat(at, name, 0700) < 0 && errno != EEXIST))
+		return dir;
 	return openat(at, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 }
 

@@ -8,7 +8,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -316,31 +315,37 @@ static bool wanted_file(const struct gatherer *g, char *path, size_t size)
 }
 
 /* A name that nobody can have taken before; the same each time, so that a later part takes the place of an earlier one. */
-static bool part_suffix(struct gatherer *g, char *text, size_t size)
+static void part_suffix(const struct gatherer *g, char *text, size_t size)
 {
 	char host[256] = "";
 
-	if (!g->report_number && getrandom(&g->report_number, sizeof g->report_number, 0) < 0)
-		return false;
 	gethostname(host, sizeof host - 1);
 	snprintf(text, size, "%s-%d-%016llx", host, g->pid, (unsigned long long)g->report_number);
-	return true;
+}
+
+bool report_wanted(const struct gatherer *g)
+{
+	for (int i = 0; i < g->npairs; i++)
+		if (g->pairs[i]->blob && *g->pairs[i]->report)
+			return true;
+	return false;
 }
 
 /*
  * The directory may be one that others can write to: nothing that is there already is opened, and no link followed.
  * pspawn-mpirun gives one that is the user's alone.
  */
-bool report_write(struct gatherer *g)
+bool report_write(struct gatherer *g, void *unused)
 {
 	char path[8200], suffix[320], part[NAME_MAX + 1], temporary[NAME_MAX + 1], host[256] = "", *name;
 	bool done = false;
 	FILE *f = NULL;
 	int dir, fd = -1;
 
-	if (!wanted_file(g, path, sizeof path) || !(name = strrchr(path, '/')) ||
-	    !part_suffix(g, suffix, sizeof suffix))
+	(void)unused;
+	if (!wanted_file(g, path, sizeof path) || !(name = strrchr(path, '/')))
 		return false;
+	part_suffix(g, suffix, sizeof suffix);
 	*name++ = 0;
 	/* not a name that a reader of parts would look at, until it is complete */
 	if (snprintf(part, sizeof part, "%s.part-%s", name, suffix) >= (int)sizeof part ||

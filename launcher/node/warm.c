@@ -81,12 +81,67 @@ void warm_choose_recorder(struct gatherer *g, struct context *c, struct pspawn_a
 	g->recording = true;
 }
 
+/* What a process of its own writes: a rank's record, or else what was dropped. */
+struct writing {
+	const struct pair *pair;
+	struct context *context;
+	const struct pspawn_record *record;
+};
+
+static bool write_profile(struct gatherer *g, void *arg)
+{
+	const struct writing *w = arg;
+	int cache = open_cache(w->pair, w->record != NULL);
+
+	(void)g;
+	if (cache < 0)
+		return false;
+	if (w->record)
+		return profile_write(cache, &w->context->subject, w->record);
+	profile_add_dropped(cache, w->context->subject.name, w->context->c.dropped + w->context->dropped_before);
+	return true;
+}
+
+static void settle_profile(struct gatherer *g)
+{
+	if (g->profile_context < 0)
+		return;
+	g->contexts[g->profile_context]->recorded = g->profile_writer.done;
+	warm_recorded(g, g->profile_writer.done ? NULL : "the profile cannot be written");
+	g->profile_context = -1;
+}
+
+bool warm_writer_ended(struct gatherer *g, pid_t pid, int status)
+{
+	if (!writer_reaped(&g->profile_writer, pid, status))
+		return false;
+	settle_profile(g);
+	return true;
+}
+
+void warm_wait(struct gatherer *g)
+{
+	if (writer_wait(g, &g->profile_writer, PROFILE_HOLD_US)) {
+		settle_profile(g);
+	} else if (g->profile_context >= 0) {
+		g->profile_context = -1;
+		warm_recorded(g, "the file system of the profile cache stands still");
+	}
+}
+
+/* One at a time: contexts of one program have one profile. */
+static bool begin_writing(struct gatherer *g, const struct writing *w)
+{
+	warm_wait(g);
+	return writer_start(g, &g->profile_writer, write_profile, (void *)w);
+}
+
 void warm_rank_ended(struct gatherer *g, int pair)
 {
 	struct pair *p = g->pairs[pair];
-	struct context *c = p->context >= 0 ? g->contexts[p->context] : NULL;
+	int context = p->context;
+	struct context *c = context >= 0 ? g->contexts[context] : NULL;
 	struct pspawn_record *copy;
-	int cache;
 
 	if (!c || !c->record || c->recorder != pair)
 		return;
@@ -98,33 +153,23 @@ void warm_rank_ended(struct gatherer *g, int pair)
 	((char *)copy)[PSPAWN_RECORD_BYTES] = 0;
 	copy->size = PSPAWN_RECORD_BYTES - sizeof *copy;
 	c->record = NULL;
-	cache = open_cache(p, true);
-	if (p->status != 0) {
+	if (p->status != 0)
 		warm_recorded(g, "the rank that recorded did not end well");
-	} else if (!copy->pid) {
+	else if (!copy->pid)
 		warm_recorded(g, "the rank that recorded never began: it became another program");
-	} else if (!profile_write(cache, &c->subject, copy)) {
+	else if (!begin_writing(g, &(struct writing){p, c, copy}))
 		warm_recorded(g, "the profile cannot be written");
-	} else {
-		warm_recorded(g, NULL);
-		c->recorded = true;
-	}
-	if (cache >= 0)
-		close(cache);
+	else
+		g->profile_context = context;
 	free(copy);
 }
 
 void warm_note_dropped(struct gatherer *g, struct context *c)
 {
-	int cache;
-
 	if (!c->profile_used || !c->c.dropped[c->dropped_before])
 		return;
-	cache = open_cache(g->pairs[c->model], false);
-	profile_add_dropped(cache, c->subject.name, c->c.dropped + c->dropped_before);
+	begin_writing(g, &(struct writing){g->pairs[c->model], c, NULL});
 	c->dropped_before = strlen(c->c.dropped);
-	if (cache >= 0)
-		close(cache);
 }
 
 /* ---- the list ---- */

@@ -97,7 +97,9 @@ def stubs(mark: str) -> list[Process]:
 
 
 def gatherers(mark: str) -> list[Process]:
-    return [p for p in of_test(mark) if os.path.basename(executable(p.pid)) == "pspawn-gather"]
+    """Without those of their forks that write files."""
+    found = [p for p in of_test(mark) if os.path.basename(executable(p.pid)) == "pspawn-gather"]
+    return [p for p in found if p.comm != "pspawn-writer"]
 
 
 def proxies(mark: str) -> list[Process]:

@@ -23,6 +23,8 @@ PROGRAM = "pspawn-mpirun"
 TO_STDERR = ("", "-", "1")
 """What asks for a report without naming a file."""
 USAGE_ERROR = 2
+WRITE_SECONDS = 10
+"""For putting a report together, after mpirun has ended."""
 HELP_WORDS = ("help", "h")
 VERSION_WORDS = ("version", "V")
 
@@ -292,9 +294,32 @@ class Reporting:
         except OSError as error:
             place.remove()
             raise EngineError(f"{self.mpirun.path}: {error.strerror}", 126) from None
-        self._write(launch, supervise.exit_code(status), place)
-        place.remove()
+        self._write_in_time(launch, supervise.exit_code(status), place)
         supervise.end_like(status)
+
+    def _write_in_time(self, launch: Launch, exit_code: int, place: Place) -> None:
+        """In a process that may hang alone: the file system may stand still, and mpirun has ended."""
+        reader, writer = os.pipe()
+        child = os.fork()
+        if child == 0:
+            try:
+                null = os.open(os.devnull, os.O_RDWR)
+                for fd, new in ((null, 0), (null, 1), (writer, 2)):
+                    os.dup2(fd, new)
+                os.closerange(3, max(null, reader, writer) + 1)
+                signal.signal(signal.SIGALRM, signal.SIG_DFL)
+                signal.alarm(WRITE_SECONDS)
+                sys.stderr = open(2, "w", errors="backslashreplace", closefd=False)  # noqa: SIM115
+                self._write(launch, exit_code, place)
+                place.remove()
+            finally:
+                os._exit(0)
+        os.close(writer)
+        if not _passed_on(reader, WRITE_SECONDS):
+            os.kill(child, signal.SIGKILL)
+            say(f"report: {self.file or self.path}: the file system does not answer")
+            return  # not waited for: while the kernel waits for the device, even SIGKILL does
+        os.waitpid(child, 0)
 
     def _write(self, launch: Launch, exit_code: int, place: Place) -> None:
         from pspawn import report
@@ -510,6 +535,21 @@ def to_stderr(text: str) -> None:
         with suppress(OSError, ValueError):
             sys.stderr.write(text + "\n")
             sys.stderr.flush()
+
+
+def _passed_on(reader: int, seconds: float) -> bool:
+    """Pass on to stderr what comes from the pipe; whether that ended in time."""
+    import select
+    import time
+
+    until = time.monotonic() + seconds
+    while select.select([reader], [], [], max(0, until - time.monotonic()))[0]:
+        said = os.read(reader, 1 << 16)
+        if not said:
+            return True
+        with suppress(OSError):
+            os.write(2, said)
+    return False
 
 
 def _common_place() -> str:
