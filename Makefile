@@ -1,4 +1,4 @@
-# make demo | demo-slurm | test | test-all | hardening | lint | format | clean: each sets up what it needs first (tests/setup/packages).
+# make demo | demo-slurm | test | test-all | hardening | effects | lint | format | clean: each sets up what it needs first (tests/setup/packages).
 
 PYTHON ?= python3
 PACKAGES = tests/setup/packages
@@ -21,7 +21,7 @@ TRIXIE = .test-env/trixie/.installed
 GUEST = .test-env/guest/.installed
 
 .NOTPARALLEL:
-.PHONY: all demo demo-slurm test test-all hardening lint format clean native spank examples examples-wheels \
+.PHONY: all demo demo-slurm test test-all hardening effects lint format clean native spank examples examples-wheels \
 	bytecode packages-build packages-demo packages-slurm packages-test packages-lint
 
 all: packages-build native $(VENV) bytecode
@@ -43,6 +43,10 @@ test-all: packages-test native spank $(VENV) bytecode $(MPI_WHEELS) $(MPICH4_LIB
 # By hand, for hours: ten million executions of each fuzz target, HARDENING_ARGS="--seconds 600" for fewer.
 hardening: packages-test $(VENV)
 	PYTHONPATH=tests .venv/bin/python -m support.fuzzing $(HARDENING_ARGS)
+
+# What imports and constructors do, one habit a job, held against plain launches. Fails as long as one differs.
+effects: packages-test native $(VENV) bytecode
+	PYTHONPATH=tests .venv/bin/python -m effects.compare $(EFFECTS_ARGS)
 
 lint: packages-lint $(VENV) $(LINT)
 	.venv/bin/ruff check .

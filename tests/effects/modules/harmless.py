@@ -1,0 +1,140 @@
+"""What changes nothing outside: to drop these would be right, and needless."""
+
+from effects.habit import Habit
+
+INNER = (("inner.py", "open('log', 'a').write('line\\n')\nx = 1\n"),)
+
+
+def harmless(name: str, source: str, **more: object) -> Habit:
+    return Habit(name, source, keep=True, **more)  # type: ignore[arg-type]
+
+
+HABITS = [
+    harmless("dict", "seen = {i: str(i) for i in range(1000)}[7]\n"),
+    harmless("regex", "import re\nr = re.compile(r'(a|b)+c')\nseen = r.match('abac').group()\n"),
+    harmless("own_file", "seen = len(open(__file__).read())\n"),
+    harmless(
+        "config_file",
+        "import configparser\nc = configparser.ConfigParser()\nc.read('c.ini')\nseen = c['a']['b']\n",
+        files=(("c.ini", "[a]\nb = 3\n"),),
+    ),
+    harmless(
+        "json_file", "import json\nwith open('c.json') as f:\n    seen = json.load(f)\n", files=(("c.json", "[1, 2]"),)
+    ),
+    harmless(
+        "json_missing", "import json\ntry:\n    seen = json.load(open('none.json'))\nexcept OSError:\n    seen = None\n"
+    ),
+    harmless("package_data", "import pkgutil\nseen = pkgutil.get_data('json', '__init__.py') is not None\n"),
+    harmless("importlib_resources", "import importlib.resources\nseen = importlib.resources.files('json').name\n"),
+    harmless("importlib_metadata", "import importlib.metadata\nseen = importlib.metadata.version('pip') != ''\n"),
+    harmless("dataclass", "from dataclasses import dataclass\n@dataclass\nclass C:\n    x: int = 3\nseen = C().x\n"),
+    harmless("enum", "import enum\nclass C(enum.Enum):\n    A = 1\nseen = C.A.value\n"),
+    harmless("namedtuple", "import collections\nseen = collections.namedtuple('C', 'a b')(1, 2).b\n"),
+    harmless("typing", "import typing\nseen = str(typing.Optional[int])\n"),
+    harmless("abc", "import abc\nclass C(abc.ABC):\n    pass\nseen = C.__name__\n"),
+    harmless("decimal", "import decimal\nseen = decimal.Decimal('1.5') * 2\n"),
+    harmless("fractions", "import fractions\nseen = fractions.Fraction(1, 3)\n"),
+    harmless("math_table", "import math\nt = [math.sin(i) for i in range(5000)]\nseen = t[3]\n"),
+    harmless("array", "import array\nseen = array.array('d', range(1000))[5]\n"),
+    harmless("struct", "import struct\nseen = struct.pack('<i', 5)\n"),
+    harmless("zlib", "import zlib\nseen = len(zlib.compress(b'a' * 1000))\n"),
+    harmless("base64", "import base64\nseen = base64.b64encode(b'abc')\n"),
+    harmless("hashing", "import hashlib\nseen = hashlib.md5(b'x').hexdigest()\n"),
+    harmless("hmac", "import hmac\nseen = hmac.new(b'k', b'm', 'sha1').hexdigest()\n"),
+    harmless("ast", "import ast\nseen = ast.dump(ast.parse('1 + 2'))\n"),
+    harmless("compile_exec", "d = {}\nexec(compile('x = 5', 'f', 'exec'), d)\nseen = d['x']\n"),
+    harmless(
+        "tokenize", "import io, tokenize\nseen = len(list(tokenize.generate_tokens(io.StringIO('a = 1').readline)))\n"
+    ),
+    harmless(
+        "argparse",
+        "import argparse\np = argparse.ArgumentParser()\np.add_argument('--x', default=4)\nseen = p.parse_args([]).x\n",
+    ),
+    harmless("string_template", "import string\nseen = string.Template('$a').substitute(a=1)\n"),
+    harmless("textwrap", "import textwrap\nseen = textwrap.fill('a b c', 3)\n"),
+    harmless("datetime_constant", "import datetime\nseen = datetime.date(2020, 1, 1).isoformat()\n"),
+    harmless("calendar", "import calendar\nseen = calendar.monthrange(2020, 2)\n"),
+    harmless("xml", "import xml.etree.ElementTree as e\nseen = e.fromstring('<a>b</a>').text\n"),
+    harmless("html", "import html\nseen = html.escape('<')\n"),
+    harmless("csv_read", "import csv\nseen = list(csv.reader(open('t.csv')))\n", files=(("t.csv", "1,2\n3,4\n"),)),
+    harmless("urllib_parse", "import urllib.parse\nseen = urllib.parse.quote('a b')\n"),
+    harmless("difflib", "import difflib\nseen = difflib.get_close_matches('a', ['a', 'b'])\n"),
+    harmless("heapq", "import heapq\nseen = heapq.nsmallest(2, [3, 1, 2])\n"),
+    harmless("itertools", "import itertools\nseen = list(itertools.permutations('ab'))\n"),
+    harmless("functools", "import functools\nseen = functools.reduce(lambda a, b: a + b, [1, 2])\n"),
+    harmless("operator", "import operator\nseen = operator.itemgetter(1)([1, 2])\n"),
+    harmless("copy", "import copy\nseen = copy.deepcopy({'a': [1]})\n"),
+    harmless("pickle_memory", "import pickle\nseen = pickle.loads(pickle.dumps([1]))\n"),
+    harmless("stringio", "import io\nb = io.StringIO()\nb.write('x')\nseen = b.getvalue()\n"),
+    harmless("try_import", "try:\n    import not_there\nexcept ImportError:\n    not_there = None\nseen = not_there\n"),
+    harmless("try_optional_stdlib", "try:\n    import tkinter_not_there\nexcept ImportError:\n    seen = 0\n"),
+    harmless("platform", "import platform\nseen = platform.system(), platform.python_version()\n"),
+    harmless("sys_version", "import sys\nseen = sys.version_info[0]\n"),
+    harmless("cpu_count", "import os\nseen = os.cpu_count()\n"),
+    harmless("path_exists", "import os\nseen = os.path.exists('/etc/passwd')\n"),
+    harmless("stat_of_file", "import os\nseen = os.stat('/').st_mode\n"),
+    harmless("glob", "import glob\nseen = glob.glob('*.ini')\n", files=(("c.ini", ""),)),
+    harmless("os_walk", "import os\nseen = sorted(f for _, _, fs in os.walk('d') for f in fs)\n", files=(("d/a", ""),)),
+    harmless("read_etc", "seen = len(open('/etc/passwd').read()) > 0\n"),
+    harmless("read_proc_cpuinfo", "seen = 'processor' in open('/proc/cpuinfo').read()\n"),
+    harmless("read_meminfo", "seen = open('/proc/meminfo').readline().split()[0]\n"),
+    harmless("read_sys_cpu", "seen = open('/sys/devices/system/cpu/possible').read()\n"),
+    harmless("linecache", "import linecache\nseen = linecache.getline(__file__, 1)\n"),
+    harmless("inspect_source", "import inspect\ndef f(): pass\nseen = inspect.getsource(f)\n"),
+    harmless("sysconfig", "import sysconfig\nseen = sysconfig.get_paths()['stdlib']\n"),
+    harmless("locale_asked", "import locale\nseen = locale.getpreferredencoding(False)\n"),
+    harmless("gettext", "import gettext\nseen = gettext.gettext('x')\n"),
+    harmless("unicode", "import unicodedata\nseen = unicodedata.name('a')\n"),
+    harmless("http_status", "import http\nseen = http.HTTPStatus(200).phrase\n"),
+    harmless("email_parse", "import email\nseen = email.message_from_string('A: b')['A']\n"),
+    harmless("mimetypes", "import mimetypes\nseen = mimetypes.guess_type('a.html')\n"),
+    harmless(
+        "logging_logger",
+        "import logging\nl = logging.getLogger(__name__)\nl.addHandler(logging.NullHandler())\nseen = l.name\n",
+    ),
+    harmless("asyncio_imported", "import asyncio\nseen = asyncio.Queue.__name__\n"),
+    harmless("multiprocessing_imported", "import multiprocessing\nseen = multiprocessing.cpu_count()\n"),
+    harmless("subprocess_imported", "import subprocess\nseen = subprocess.PIPE\n"),
+    harmless("tempfile_imported", "import tempfile\nseen = tempfile.template\n"),
+    harmless("random_imported", "import random\nseen = random.Random.__name__\n"),
+    harmless("uuid_imported", "import uuid\nseen = str(uuid.uuid5(uuid.NAMESPACE_DNS, 'x'))\n"),
+    harmless("secrets_imported", "import secrets\nseen = secrets.compare_digest('a', 'a')\n"),
+    harmless("ssl_imported", "import ssl\nseen = ssl.PROTOCOL_TLS.name\n"),
+    harmless("ssl_context", "import ssl\nc = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)\nseen = c.check_hostname\n"),
+    harmless("ctypes_imported", "import ctypes\nseen = ctypes.sizeof(ctypes.c_long)\n"),
+    harmless("numpy_array", "import numpy\nseen = numpy.arange(10).sum()\n"),
+    harmless("numpy_matmul", "import numpy\na = numpy.eye(50)\nseen = (a @ a).trace()\n"),
+    harmless("time_for_log", "import time\nstarted = time.time()\ndef check():\n    return time.time() >= started\n"),
+    harmless("import_star", "from math import *\nseen = floor(2.5)\n"),
+    harmless("nested_package", "import p.q\nseen = p.q.x\n", files=(("p/__init__.py", ""), ("p/q.py", "x = 6\n"))),
+    harmless(
+        "relative_import",
+        "import p\nseen = p.y\n",
+        files=(("p/__init__.py", "from .q import x as y\n"), ("p/q.py", "x = 6\n")),
+    ),
+    Habit("inner_writes", "import inner\nseen = inner.x\n", files=INNER),
+    Habit("inner_writes_lazily", "import importlib\nseen = importlib.import_module('inner').x\n", files=INNER),
+    Habit("inner_writes_runpy", "import runpy\nseen = runpy.run_path('inner.py')['x']\n", files=INNER),
+    Habit("inner_writes_exec", "exec(open('inner.py').read())\nseen = x\n", files=INNER),
+    Habit(
+        "inner_draws",
+        "import inner\nseen = inner.x\n",
+        "distinct",
+        files=(("inner.py", "import random\nx = random.random()\n"),),
+    ),
+    Habit(
+        "inner_pid",
+        "import inner, os\ndef check():\n    return inner.x == os.getpid()\n",
+        files=(("inner.py", "import os\nx = os.getpid()\n"),),
+    ),
+    Habit(
+        "harmless_then_writes",
+        "import p.a, p.b\nseen = p.a.x\n",
+        files=(("p/__init__.py", ""), ("p/a.py", "x = 6\n"), ("p/b.py", "open('log', 'a').write('line\\n')\n")),
+    ),
+    Habit(
+        "writes_then_harmless",
+        "import p.b, p.a\nseen = p.a.x\n",
+        files=(("p/__init__.py", ""), ("p/a.py", "x = 6\n"), ("p/b.py", "open('log', 'a').write('line\\n')\n")),
+    ),
+]
