@@ -35,6 +35,8 @@ enum { ON_LISTENER, ON_SIGNAL, ON_PAIR, ON_CONTEXT, ON_MOVER };
 #define LINGER_US 1000000      /* without a living pair, while not all of the node's stubs have arrived */
 #define WRAPPED_PATIENCE_US 1000000 /* for further stubs, where wrappers start them */
 #define RELEASE_GRACE_US 20000	    /* after the last commit, until the ranks have noted their times */
+#define ACCEPTS_A_TURN 128	    /* connections, of whomever: some 0.5 ms */
+#define BACKLOG 4096		    /* of the listener, see meet_gatherer() in stub.c */
 #define FIRST_CONTACT_US 10000000   /* for the first stub to connect: the one that started us was about to */
 #define FIRST_SAMPLE_US 100000	    /* after it too: the first look at where the ranks' pages are */
 #define SECOND_SAMPLE_US 1000000    /* the second; from then on in doubling times */
@@ -273,9 +275,13 @@ static struct pair *new_pair(struct gatherer *g)
 	return p;
 }
 
-static void accept_stubs(struct gatherer *g)
+/*
+ * Takes at most so many connections, those of other users included: these are closed at once, and however many they are,
+ * the pairs that we know, their heartbeats and deadlines have their turn in between.
+ */
+static void accept_stubs(struct gatherer *g, int most)
 {
-	for (;;) {
+	for (int i = 0; i < most; i++) {
 		int sock = accept4(g->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 		struct ucred cred = {.uid = (uid_t)-1};
 		socklen_t len = sizeof cred;
@@ -1984,13 +1990,14 @@ int main(int argc, char **argv)
 			      : g.sample_due_us ? FIRST_SAMPLE_US / 1000
 						: heartbeat_ms(&g) / 2;
 		int n = epoll_wait(g.epoll, events, 64, wait_ms);
+		bool arrivals = false;
 
 		for (int i = 0; i < n; i++) {
 			unsigned index = (unsigned)events[i].data.u64;
 
 			switch (events[i].data.u64 >> 32) {
 			case ON_LISTENER:
-				accept_stubs(&g);
+				arrivals = true;
 				break;
 			case ON_SIGNAL:
 				reap(&g);
@@ -2007,12 +2014,14 @@ int main(int argc, char **argv)
 				break;
 			}
 		}
+		if (arrivals) /* behind the pairs that are known */
+			accept_stubs(&g, ACCEPTS_A_TURN);
 		advance(&g);
 		tick(&g);
 		if (!has_pairs(&g))
 			abandon_contexts(&g);
 		if (!has_work(&g))
-			accept_stubs(&g); /* somebody may have connected a moment ago */
+			accept_stubs(&g, BACKLOG); /* somebody may have connected a moment ago */
 	} while (has_work(&g) && !g.ending);
 	warm_wait(&g);
 	writer_wait(&g, &g.report_writer, REPORT_HOLD_US);
