@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import statistics
 import subprocess
-from pathlib import Path
 
 import pytest
 
@@ -50,4 +48,4 @@ def test_a_launch_under_a_flood_of_another_users_connections(
         assert run.rc == 0, run
         assert sorted(run.out.splitlines()) == sorted(quiet.out.splitlines()), run
     assert forked == [N] * LAUNCHES, runs
-    assert statistics.median(run.seconds for run in runs) < max(0.6, FACTOR * quiet.seconds), runs
+    assert max(run.seconds for run in runs) < max(1.2, FACTOR * quiet.seconds), runs
