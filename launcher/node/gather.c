@@ -25,6 +25,7 @@
 
 #include "gather.h"
 #include "inherited.h"
+#include "trace.h"
 #include "../libpspawn/settings.h"
 
 /* What an epoll event is about: the kind in the upper half, an index in the lower. */
@@ -140,8 +141,9 @@ static void report_before_last(struct gatherer *g)
 
 static void dismiss(struct gatherer *g, struct pair *p, const char *reason)
 {
+	if (!pair_enter(p, PAIR_PLAIN, reason))
+		return;
 	snprintf(p->reason, sizeof p->reason, "%s", reason);
-	p->state = PAIR_PLAIN;
 	xclose(&p->channel);
 	report_before_last(g);
 	tell(p, GATHER_PLAIN, p->awaits_inner, reason, -1);
@@ -232,14 +234,15 @@ static void mirror(struct gatherer *g, struct pair *p)
 {
 	const char *point = p->context >= 0 ? pspawn_fork_point_name(g->contexts[p->context]->c.fork_point) : "",
 		   *below = p->context >= 0 ? pspawn_fork_point_name(g->contexts[p->context]->c.fork_point - 1) : "";
-	char warning[PSPAWN_REASON_LEN] = "";
+	char warning[PSPAWN_REASON_LEN] = "", ended[40];
 	int fd = -1;
 
 	if (p->state != PAIR_COMMITTED || !p->rank_ended)
 		return;
 	if (WIFSIGNALED(p->status) && WCOREDUMP(p->status))
 		fd = make_core_dir(p);
-	p->state = PAIR_MIRRORED;
+	snprintf(ended, sizeof ended, "the rank has ended: wait status %#x", (unsigned)p->status);
+	pair_enter(p, PAIR_MIRRORED, ended);
 	report_before_last(g);
 	g->ending = is_last(g, p);
 	if (p->warns)
@@ -309,7 +312,7 @@ static void accept_stubs(struct gatherer *g, int most)
 		p->stub_pid = cred.pid;
 		if (!watch(g, sock, ON_PAIR, (unsigned)g->npairs - 1)) {
 			xclose(&p->sock); /* unheard it would wait for ever: now it execs */
-			p->state = PAIR_LOST;
+			pair_enter(p, PAIR_LOST, "no room to watch its connection");
 			g->arrived++;
 		}
 	}
@@ -469,9 +472,10 @@ static bool is_busy(const struct context *c)
 }
 
 /* Closes the doorbell: the proxy ends by itself, and if it does not, tick() ends it. */
-static void end_context(struct context *c, enum context_state state)
+static void end_context(struct context *c, enum context_state state, const char *why)
 {
-	c->state = state;
+	if (!context_enter(c, state, why))
+		return;
 	if (!c->ended_us)
 		c->ended_us = now_us();
 	pspawn_context_end(&c->c);
@@ -480,7 +484,7 @@ static void end_context(struct context *c, enum context_state state)
 static void fail_context(struct context *c, const char *reason)
 {
 	refuse(c, PSPAWN_PREINIT, reason);
-	end_context(c, CONTEXT_FAILED);
+	end_context(c, CONTEXT_FAILED, reason);
 }
 
 /* The proxy's processes that are still there. A climber and the lower rung that it came from are two. */
@@ -570,7 +574,7 @@ static int new_context(struct gatherer *g, int pair, int domain)
 	g->contexts[g->ncontexts] = c;
 	if (pspawn_context_begin(&c->c, &origin) < 0) {
 		refuse(c, PSPAWN_PREINIT, c->c.reason);
-		c->state = CONTEXT_FAILED;
+		context_enter(c, CONTEXT_FAILED, c->c.reason);
 	} else if (!watch(g, c->c.sock, ON_CONTEXT, (unsigned)g->ncontexts)) {
 		fail_context(c, "no room to watch the proxy");
 	}
@@ -730,8 +734,7 @@ static void complete_arrival(struct gatherer *g, int index)
 	bool inner;
 
 	if (!split_blob(p)) {
-		p->state = PAIR_PLAIN;
-		tell(p, GATHER_PLAIN, 0, "the gatherer did not understand the arrival", -1);
+		dismiss(g, p, "the gatherer did not understand the arrival");
 		return;
 	}
 	keep_place(p);
@@ -759,7 +762,7 @@ static void complete_arrival(struct gatherer *g, int index)
 		return;
 	}
 	topology_keep_places(g, p);
-	p->state = PAIR_CANDIDATE;
+	pair_enter(p, PAIR_CANDIDATE, "it has arrived");
 	if (g->phase == PHASE_COLLECT)
 		begin_contexts(g, index);
 }
@@ -812,7 +815,7 @@ static bool take_arrival(struct gatherer *g, int index)
 		close(fd);
 	xclose(&p->sock);
 	xclose(&p->channel);
-	p->state = PAIR_LOST;
+	pair_enter(p, PAIR_LOST, n == 0 ? "its connection was closed" : "it sent no sound arrival");
 	g->arrived++; /* it will not come any more: nobody shall wait for it */
 	g->last_arrival_us = now_us();
 	return false;
@@ -894,10 +897,10 @@ static bool join(struct gatherer *g, struct context *c, int pair)
 {
 	struct pair *p = g->pairs[pair];
 
-	if (c->state >= CONTEXT_CALLED || !reserve_members(c, 1))
+	if (c->state >= CONTEXT_CALLED || !reserve_members(c, 1) ||
+	    !pair_enter(p, PAIR_BATCHED, "it belongs to a vector call"))
 		return false;
 	c->used = true;
-	p->state = PAIR_BATCHED;
 	p->slot = (uint32_t)c->nmembers;
 	c->members[c->nmembers++] = pair;
 	return true;
@@ -951,7 +954,7 @@ static void close_collection(struct gatherer *g)
 	free(candidates);
 	for (int i = 0; i < g->ncontexts; i++)
 		if (g->contexts[i]->nmembers == 0 && g->contexts[i]->state < CONTEXT_CALLED)
-			end_context(g->contexts[i], CONTEXT_CLOSED); /* begun for ranks that did not come */
+			end_context(g->contexts[i], CONTEXT_CLOSED, "the ranks that it was begun for did not come");
 	g->phase = PHASE_CONTEXTS;
 	test_stop("collected");
 }
@@ -1126,7 +1129,8 @@ static void climb(struct gatherer *g, struct context *c, int fork_point)
 		arena.batch->preloads_bytes = preloads_bytes;
 		arena.batch->masks_differ = compare_masks(g, c);
 		arena.batch->interpreter = first.python;
-		c->state = CONTEXT_CLIMBING;
+		snprintf(reason, sizeof reason, "to %s", pspawn_fork_point_name(fork_point));
+		context_enter(c, CONTEXT_CLIMBING, reason);
 		c->progress_us = now_us();
 		if (pspawn_context_climb(&c->c, &arena, fork_point, (int)g->timeout_ms) < 0)
 			fail_context(c, "the proxy died");
@@ -1165,7 +1169,7 @@ static void judge_context(struct gatherer *g, struct context *c)
 	if (why)
 		fail_context(c, why);
 	else
-		c->state = CONTEXT_READY;
+		context_enter(c, CONTEXT_READY, pspawn_fork_point_name(c->c.fork_point));
 }
 
 static bool was_refused(const struct context *c, int fork_point)
@@ -1228,7 +1232,7 @@ static void replicate(struct gatherer *g, struct context *c)
 {
 	c->replicates = true;
 	c->replicates_us = now_us();
-	c->state = CONTEXT_REPLICATING;
+	context_enter(c, CONTEXT_REPLICATING, "replicas were asked for");
 	c->progress_us = now_us();
 	if (pspawn_context_replicate(&c->c, g->pairs[c->model]->a.replicate) < 0)
 		fail_context(c, "the proxy died");
@@ -1302,12 +1306,12 @@ static void request(struct gatherer *g, struct context *c)
 	}
 	c->nmembers = kept;
 	if (kept == 0) {
-		end_context(c, CONTEXT_CLOSED);
+		end_context(c, CONTEXT_CLOSED, "no rank of it is left");
 	} else if (!channels ||
 		   pspawn_arena_open(&c->arena, (uint32_t)kept,
 				     bytes + (c->records ? PSPAWN_RECORD_ALIGN + PSPAWN_RECORD_BYTES : 0)) < 0) {
 		dismiss_members(g, c, "no memory for the vector call (memfd)");
-		end_context(c, CONTEXT_CLOSED);
+		end_context(c, CONTEXT_CLOSED, "no memory for the vector call (memfd)");
 	} else {
 		c->arena.moves = mover_has_work(g, c);
 		for (int m = 0; m < kept; m++) {
@@ -1318,7 +1322,7 @@ static void request(struct gatherer *g, struct context *c)
 		c->arena.batch->gate = PSPAWN_GATE_CHANNEL;
 		c->arena.batch->sharers = count_sharers(g, c);
 		c->arena.batch->placed = !c->arena.moves;
-		c->state = CONTEXT_CALLED;
+		context_enter(c, CONTEXT_CALLED, "all of its ranks are here");
 		c->progress = -1;
 		c->progress_us = now_us();
 		if (pspawn_context_request(&c->c, &c->arena, NULL, 0, channels) < 0)
@@ -1369,7 +1373,7 @@ static bool open_stream(struct gatherer *g, struct context *c)
 		fail_context(c, "the proxy did not take the vector call");
 		return false;
 	}
-	c->state = CONTEXT_STREAMING;
+	context_enter(c, CONTEXT_STREAMING, "its ranks are arriving");
 	c->progress = -1;
 	return true;
 }
@@ -1438,7 +1442,7 @@ static void stream(struct gatherer *g)
 static void close_stream(struct context *c)
 {
 	atomic_store(&c->arena.batch->expected, (uint32_t)c->nmembers);
-	c->state = CONTEXT_CALLED;
+	context_enter(c, CONTEXT_CALLED, "no more ranks will come");
 	c->progress_us = now_us();
 	if (pspawn_context_stream(&c->c, PSPAWN_MSG_CLOSE, 0, NULL, 0, 0) < 0)
 		fail_context(c, "the proxy died");
@@ -1467,7 +1471,7 @@ static void make_vector_call(struct gatherer *g)
 		why = not_good_enough(g, c);
 		if (why) {
 			dismiss_members(g, c, why);
-			end_context(c, CONTEXT_CLOSED);
+			end_context(c, CONTEXT_CLOSED, why);
 			continue;
 		}
 		request(g, c);
@@ -1522,7 +1526,7 @@ static void conclude(struct gatherer *g, struct context *c)
 		if (atomic_load(&result->state) == PSPAWN_SLOT_PREPARED) {
 			p->rank_pid = result->pid;
 			p->forked_us = result->forked_us;
-			p->state = PAIR_PREPARED;
+			pair_enter(p, PAIR_PREPARED, "its rank stands at the gate");
 			tell(p, GATHER_PREPARED, c->c.fork_point >= PSPAWN_WARM, "", -1);
 		} else {
 			if (result->pid > 0)
@@ -1542,7 +1546,29 @@ static void release_proxy(const struct gatherer *g, struct context *c)
 {
 	if (c->state == CONTEXT_CALLED && report_wanted(g))
 		c->pages = pages_of(c->c.serving);
-	end_context(c, CONTEXT_SETTLED);
+	end_context(c, CONTEXT_SETTLED, "all of its ranks are prepared or refused");
+}
+
+/* What has happened, to a stub that says it on its standard error: of contexts, and of pairs that will not be forked. */
+static void say_trace(struct gatherer *g)
+{
+	struct pair *to = NULL;
+	char text[PSPAWN_REASON_LEN];
+
+	for (int i = 0; i < g->npairs && !to; i++)
+		if (is_live(g->pairs[i]) && g->pairs[i]->blob && g->pairs[i]->state < PAIR_PREPARED &&
+		    g->pairs[i]->a.options & PSPAWN_VERBOSE)
+			to = g->pairs[i];
+	for (; to && g->said < trace_lost() + trace_count(); g->said++) {
+		const struct trace_entry *e = g->said < trace_lost() ? NULL : trace_at(g->said - trace_lost());
+
+		if (!e || e->pid == to->stub_pid ||
+		    (!e->is_context && strcmp(e->to, "plain") != 0 && strcmp(e->to, "lost") != 0))
+			continue;
+		snprintf(text, sizeof text, "%lld us: %s %d: %s, then %s: %s", (long long)(e->us - g->zero_us),
+			 e->is_context ? "proxy" : "stub", e->pid, e->from, e->to, e->why);
+		tell(to, GATHER_HEARTBEAT, 0, text, -1);
+	}
 }
 
 /* The gate opens for all ranks of the node at once: early ones would spin in MPI_Init and starve the proxies. */
@@ -1556,6 +1582,7 @@ static bool settle(struct gatherer *g)
 	}
 	if (!topology_settled(g))
 		return false;
+	say_trace(g); /* afterwards nobody listens */
 	test_stop("settled");
 	for (int i = 0; i < g->ncontexts; i++)
 		if (g->contexts[i]->arena.batch &&
@@ -1630,7 +1657,7 @@ static void hear_context(struct gatherer *g, struct context *c)
 			if (c->state == CONTEXT_STARTING || c->state == CONTEXT_CLIMBING)
 				judge_context(g, c);
 		} else if (msg.kind == PSPAWN_MSG_REPLICATED && c->state == CONTEXT_REPLICATING) {
-			c->state = CONTEXT_READY;
+			context_enter(c, CONTEXT_READY, "it has its replicas, or none");
 			c->replicated_us = now_us();
 		} else if (msg.kind == PSPAWN_MSG_ENDED) { /* SETTLED only wakes: settle() looks at the slots */
 			c->leader_ended = true;
@@ -1687,7 +1714,7 @@ static void lose_pair(struct gatherer *g, struct pair *p)
 	if (p->state == PAIR_PREPARED)
 		snprintf(p->reason, sizeof p->reason, "the stub did not commit");
 	if (p->state < PAIR_COMMITTED)
-		p->state = PAIR_LOST;
+		pair_enter(p, PAIR_LOST, p->reason);
 	(void)g;
 }
 
@@ -1708,7 +1735,7 @@ static void hear_pair(struct gatherer *g, int index)
 	if (n == -EAGAIN)
 		return;
 	if (n == sizeof kind && kind == STUB_COMMIT && p->state == PAIR_PREPARED) {
-		p->state = PAIR_COMMITTED;
+		pair_enter(p, PAIR_COMMITTED, "its stub will never exec");
 		if (count_in(g, PAIR_PREPARED) == 0) {
 			g->report_due_us = now_us() + RELEASE_GRACE_US;
 			g->sampled_from_us = now_us();
@@ -1889,7 +1916,7 @@ static void abandon_contexts(struct gatherer *g)
 {
 	for (int i = 0; i < g->ncontexts; i++)
 		if (!g->contexts[i]->ended_us)
-			end_context(g->contexts[i], CONTEXT_CLOSED);
+			end_context(g->contexts[i], CONTEXT_CLOSED, "all stubs are gone");
 }
 
 static bool has_work(const struct gatherer *g)
@@ -2018,6 +2045,7 @@ int main(int argc, char **argv)
 			accept_stubs(&g, ACCEPTS_A_TURN);
 		advance(&g);
 		tick(&g);
+		say_trace(&g);
 		if (!has_pairs(&g))
 			abandon_contexts(&g);
 		if (!has_work(&g))

@@ -181,6 +181,7 @@ struct gatherer {
 	char record_reason[PSPAWN_REASON_LEN]; /* why there is no profile of it */
 	bool warned;			       /* of ranks that died early */
 	struct topology topology;
+	uint64_t said; /* entries of the trace that a stub was given */
 };
 
 /* gather.c */

@@ -44,7 +44,7 @@ enum {
 
 /* gatherer -> stub */
 enum {
-	GATHER_HEARTBEAT = 1,
+	GATHER_HEARTBEAT = 1, /* reason: a line of the gatherer's trace for standard error, or empty */
 	GATHER_PLAIN,	 /* exec the application yourself; reason; status: not 0 for a wrapper around another stub */
 	GATHER_PREPARED, /* your rank stands at the gate, as do all others: commit and release it; pid; status: not 0 if
 			       something may have to be said of its first second */

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "gather.h"
+#include "trace.h"
 
 static void put_string(FILE *f, const char *s)
 {
@@ -240,6 +241,25 @@ static void put_topology(FILE *f, const struct gatherer *g)
 		fputs(", \"us\": null},\n ", f);
 }
 
+/* `proxy` or `stub`: whose pid it is. */
+static void put_trace(FILE *f, const struct gatherer *g)
+{
+	fprintf(f, "\"trace_lost\": %llu, \"trace\": [", (unsigned long long)trace_lost());
+	for (unsigned i = 0; i < trace_count(); i++) {
+		const struct trace_entry *e = trace_at(i);
+
+		fprintf(f, "%s\n  {", i ? "," : "");
+		put_us(f, g, "us", e->us, ", ");
+		if (e->rank >= 0)
+			fprintf(f, "\"rank\": %d, ", e->rank);
+		fprintf(f, "\"%s\": %d, \"from\": \"%s\", \"to\": \"%s\", \"why\": ", e->is_context ? "proxy" : "stub",
+			e->pid, e->from, e->to);
+		put_string(f, e->why);
+		fputc('}', f);
+	}
+	fputs("],\n ", f);
+}
+
 static void put_node(FILE *f, const struct gatherer *g, const char *host)
 {
 	static const char *const engines[] = {"", "openmpi", "prrte", "hydra", "slurm"};
@@ -264,6 +284,7 @@ static void put_node(FILE *f, const struct gatherer *g, const char *host)
 	put_mover(f, &g->mover);
 	put_recording(f, g);
 	put_topology(f, g);
+	put_trace(f, g);
 	fputs("\"contexts\": [", f);
 	for (int i = 0; i < g->ncontexts; i++) {
 		if (!g->contexts[i]->used)

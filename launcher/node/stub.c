@@ -797,6 +797,8 @@ static const char *await_prepared(struct gather_msg *msg)
 			stub.wraps = msg->status != 0;
 			return msg->reason;
 		}
+		if (msg->kind == GATHER_HEARTBEAT && stub.verbose && msg->reason[0])
+			complain("gatherer: ", msg->reason, "", "");
 		if (msg->kind == GATHER_PREPARED)
 			return NULL;
 	}

@@ -19,6 +19,8 @@ of the node started (``zero_us``: when that was, CLOCK_MONOTONIC)::
      "mover": {"moved": int, "reason": str | null},   (only under Slurm, where ranks have cgroups of their own)
      "recording": {"reason": str | null},             (only where a profile was to be recorded)
      "topology": {"given": int, "reason": str | null, "us": int | null},   (ranks that got it; what discovery took)
+     "trace": [{"us": int, "rank": int, "stub" | "proxy": int (pid), "from": str, "to": str, "why": str}, …],
+     "trace_lost": int,                               (changes of states that the trace has no more)
      "contexts": [{"executable": str, "numa_node": int, "pid": int, "fork_point": "preinit" | "main", "requests": int,
                    "refused": [{"fork_point": "main", "reason": str}, …], "preloaded": int,
                    "dropped": [{"name": str, "reason": str}, …], "profile": "used" | "recorded" | null,

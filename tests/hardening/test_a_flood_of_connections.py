@@ -1,4 +1,4 @@
-"""Another user connects to the gatherer as fast as the machine lets him: launches stay as they are, and bounded in time."""
+"""Another user connects to the gatherer as fast as he can: launches stay as they are, and bounded in time."""
 
 from __future__ import annotations
 
