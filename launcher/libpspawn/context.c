@@ -21,7 +21,6 @@
 #include "internal.h"
 #include "settings.h"
 
-#define PROXY_SOCK 3
 #define CHILD_STACK 65536
 
 static int is_loader_variable(const char *s)
@@ -43,7 +42,7 @@ static void keep_shortest(char **strings, int at[2], int *n, int candidate)
 }
 
 /*
- * The proxy needs two strings that its ranks do not have, LD_PRELOAD and its socket, but the number of environment
+ * The proxy needs two strings that its ranks do not have, LD_PRELOAD and its token, but the number of environment
  * strings is part of the initial stack's shape. So they take the places of two strings that ld.so does not read;
  * each rank gets all strings written anew anyway.
  */
@@ -109,10 +108,10 @@ static int child_main(void *arg)
 	long ret;
 
 	c->step = PSPAWN_STEP_FDS;
-	if ((ret = sys_dup3(c->sock, PROXY_SOCK, 0)) < 0 || (ret = sys_dup3(c->null, 0, 0)) < 0 ||
+	if ((ret = sys_dup3(c->sock, PSPAWN_PROXY_FD, 0)) < 0 || (ret = sys_dup3(c->null, 0, 0)) < 0 ||
 	    (ret = sys_dup3(c->output, 1, 0)) < 0 || (ret = sys_dup3(c->output, 2, 0)) < 0)
 		goto fail;
-	raw_close_range(PROXY_SOCK + 1, ~0u, 65536);
+	raw_close_range(PSPAWN_PROXY_FD + 1, ~0u, 65536);
 	c->step = PSPAWN_STEP_CWD;
 	if (origin->cwd && (ret = sys1(__NR_chdir, origin->cwd)) < 0)
 		goto fail;
@@ -262,6 +261,32 @@ static size_t padding(const struct pspawn_origin *origin)
 	return bytes < PSPAWN_STRING_MAX - 64 ? bytes : PSPAWN_STRING_MAX - 64;
 }
 
+/* What a proxy knows its own variable and its doorbell by. 0, or a negative errno. */
+static int make_token(char *token)
+{
+	uint64_t random[2];
+	struct raw_text text = {token, PSPAWN_TOKEN_LEN + 1, 0};
+	long n = sys3(__NR_getrandom, random, sizeof random, 0);
+
+	if (n != sizeof random)
+		return n < 0 ? (int)n : -EIO;
+	raw_put_hex(&text, random[0], 16);
+	raw_put_hex(&text, random[1], 16);
+	return 0;
+}
+
+static int send_hello(int sock, const char *token)
+{
+	struct pspawn_msg msg;
+	long n;
+
+	raw_zero(&msg, sizeof msg);
+	msg.kind = PSPAWN_MSG_HELLO;
+	raw_copy(msg.reason, token, PSPAWN_TOKEN_LEN);
+	n = raw_send(sock, &msg, sizeof msg, NULL, 0, RAW_MSG_DONTWAIT);
+	return n < 0 ? (int)n : 0;
+}
+
 int pspawn_context_begin(struct pspawn_context *ctx, const struct pspawn_origin *origin)
 {
 	struct pspawn_settings mine = {0};
@@ -270,6 +295,7 @@ int pspawn_context_begin(struct pspawn_context *ctx, const struct pspawn_origin 
 	int pair[2] = {-1, -1}, n = 0, rv;
 	size_t pad;
 	char *preload = NULL, *socket_var = NULL;
+	char token[PSPAWN_TOKEN_LEN + 1];
 	const char *user = "";
 
 	memset(ctx, 0, sizeof *ctx);
@@ -287,14 +313,19 @@ int pspawn_context_begin(struct pspawn_context *ctx, const struct pspawn_origin 
 	ctx->envc = n;
 	c.envp = calloc((size_t)n + 1, sizeof *c.envp);
 	pad = padding(origin);
-	socket_var = malloc(pad + 64);
+	socket_var = malloc(sizeof PSPAWN_PROXY_VAR + PSPAWN_TOKEN_LEN + 1 + pad);
 	rv = asprintf(&preload, "LD_PRELOAD=%s%s%s", origin->proxy_object, *user ? ":" : "", user);
 	if (!c.envp || !socket_var || rv < 0) {
 		preload = rv < 0 ? NULL : preload;
 		rv = -ENOMEM;
 		goto out;
 	}
-	n = sprintf(socket_var, "%s%d,", PSPAWN_PROXY_VAR, PROXY_SOCK);
+	rv = make_token(token);
+	if (rv < 0) {
+		describe(ctx, "no random numbers", -rv);
+		goto out;
+	}
+	n = sprintf(socket_var, "%s%s,", PSPAWN_PROXY_VAR, token);
 	memset(socket_var + n, '.', pad);
 	socket_var[n + (int)pad] = 0;
 	rv = -EINVAL;
@@ -320,12 +351,17 @@ int pspawn_context_begin(struct pspawn_context *ctx, const struct pspawn_origin 
 		describe(ctx, "cannot open what a proxy needs", -rv);
 		goto out;
 	}
-	/* The numbers 0 to PROXY_SOCK are overwritten in the child, one after the other: be above them. */
+	rv = send_hello(pair[0], token);
+	if (rv < 0) {
+		describe(ctx, "the proxy's socket takes no message", -rv);
+		goto out;
+	}
+	/* The numbers 0 to PSPAWN_PROXY_FD are overwritten in the child, one after the other: be above them. */
 	int *high[] = {&pair[1], &c.output, &c.null};
 
 	for (size_t i = 0; i < sizeof high / sizeof *high; i++)
-		if (*high[i] <= PROXY_SOCK) {
-			int fd = fcntl(*high[i], F_DUPFD_CLOEXEC, PROXY_SOCK + 1);
+		if (*high[i] <= PSPAWN_PROXY_FD) {
+			int fd = fcntl(*high[i], F_DUPFD_CLOEXEC, PSPAWN_PROXY_FD + 1);
 
 			if (fd < 0) {
 				rv = -errno;

@@ -337,7 +337,7 @@ static inline long raw_send(int sock, const void *data, size_t len, const int *f
 	do
 		ret = sys3(__NR_sendmsg, sock, &msg, flags | RAW_MSG_NOSIGNAL);
 	while (ret == -EINTR);
-	return ret;
+	return ret == -ECONNRESET ? -EPIPE : ret; /* the peer died, with something unread */
 }
 
 /* `*nfds` is the room in `fds` on entry and the number received on return; -EMSGSIZE if anything was cut. */
@@ -363,7 +363,7 @@ static inline long raw_recv(int sock, void *data, size_t len, int *fds, int *nfd
 	if (nfds)
 		*nfds = 0;
 	if (ret < 0)
-		return ret;
+		return ret == -ECONNRESET ? 0 : ret; /* the peer died, with something unread */
 	if (room > 0 && msg.controllen >= sizeof control.head && control.head.type == 1 && control.head.level == 1) {
 		*nfds = (int)((control.head.len - sizeof control.head) / sizeof(int));
 		raw_copy(fds, control.space + sizeof control.head, (size_t)*nfds * sizeof(int));

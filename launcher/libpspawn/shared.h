@@ -24,7 +24,11 @@
 #define PSPAWN_STRINGS_PAD 8192	 /* a proxy's argument area is larger than twice its first rank's by these bytes */
 #define PSPAWN_STRING_MAX 131072 /* the kernel's bound of one string: MAX_ARG_STRLEN with 4 KiB pages */
 #define PSPAWN_KEPT_PLACES 4	 /* a rank at preinit may have so many variables fewer than its proxy */
-#define PSPAWN_PROXY_VAR "PSPAWN_PROXY=" /* <socket fd>,<padding>; only ever in a proxy's initial stack */
+#define PSPAWN_PROXY_FD 3	 /* the doorbell in a proxy */
+#define PSPAWN_TOKEN_LEN 32	 /* 128 random bits in hexadecimal */
+/* <token>,<padding>; only ever in a proxy's initial stack. The program's user may have a variable of this name: the
+ * one whose token came with HELLO as well is ours. */
+#define PSPAWN_PROXY_VAR "PSPAWN_PROXY="
 
 /* The doorbell's messages. */
 enum pspawn_msg_kind {
@@ -44,6 +48,8 @@ enum pspawn_msg_kind {
 	/* proxy -> caller */
 	PSPAWN_MSG_LEFT_OUT,   /* of the replicas; reason: an object's name, a newline, why */
 	PSPAWN_MSG_REPLICATED, /* done; size: bytes, first: objects, seq: CPU time in us; reason: why there are none */
+	/* caller -> proxy */
+	PSPAWN_MSG_HELLO, /* waits in the doorbell when the proxy is exec'd: you are one; reason: the token */
 };
 
 struct pspawn_msg {

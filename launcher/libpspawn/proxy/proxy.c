@@ -384,24 +384,36 @@ static long read_layout(struct proxy *p)
 	return sys_prctl(PR_GET_NAME, (unsigned long)p->comm, 0, 0, 0);
 }
 
+/* Has pspawn exec'd this process to be a proxy? Takes no name's word for it, not even that of descriptor 3: the token that
+ * waits there stands in the environment too. Then the descriptor is the doorbell; else -1. */
+static int find_doorbell(char **envp)
+{
+	struct pspawn_msg msg;
+
+	if (raw_recv(PSPAWN_PROXY_FD, &msg, sizeof msg, NULL, NULL, RAW_MSG_PEEK | RAW_MSG_DONTWAIT) != sizeof msg ||
+	    msg.kind != PSPAWN_MSG_HELLO)
+		return -1;
+	msg.reason[PSPAWN_TOKEN_LEN] = 0;
+	for (char **e = envp; *e; e++)
+		if (raw_starts(*e, PSPAWN_PROXY_VAR) && raw_starts(*e + sizeof PSPAWN_PROXY_VAR - 1, msg.reason)) {
+			raw_recv(PSPAWN_PROXY_FD, &msg, sizeof msg, NULL, NULL, RAW_MSG_DONTWAIT);
+			return PSPAWN_PROXY_FD;
+		}
+	sys_exit(1); /* the program must not run where a proxy was to stand */
+}
+
 __attribute__((constructor)) static void stop_at_preinit(int argc, char **argv, char **envp)
 {
 	struct proxy *p = &pspawn_proxy;
 	char reason[PSPAWN_REASON_LEN] = "";
 	struct raw_text text = {reason, sizeof reason, 0};
-	int type = 0;
-	unsigned len = sizeof type;
 
 	pspawn_resolve_interposed();
-	for (char **e = envp; *e; e++, p->envc++)
-		if (raw_starts(*e, PSPAWN_PROXY_VAR))
-			p->sock = (int)raw_atol(*e + sizeof PSPAWN_PROXY_VAR - 1);
+	p->sock = find_doorbell(envp);
 	if (p->sock < 0)
 		return;
-	if (sys5(__NR_getsockopt, p->sock, SOL_SOCKET, SO_TYPE, &type, &len) < 0 || type != SOCK_SEQPACKET) {
-		p->sock = -1;
-		return;
-	}
+	while (envp[p->envc])
+		p->envc++;
 	sys_fcntl(p->sock, F_SETFD, FD_CLOEXEC);
 	p->highest_fd = p->sock;
 	p->argc = argc;
