@@ -29,7 +29,7 @@ FLAGS = (
 )
 # What a target calls beside the source file that it includes, relative to launcher/.
 BESIDE: dict[str, list[str]] = {
-    "decode": [],
+    "decode": ["node/trace.c"],
     "domains": [],
     "elf": [],
     "image": ["libpspawn/batch.c", "libpspawn/context.c", "libpspawn/elf.c", "libpspawn/names.c"],
