@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,8 +34,20 @@ _count = itertools.count()
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    start_with_no_signal_ignored()
     for name, meaning in MARKERS.items():
         config.addinivalue_line("markers", f"{name}: {meaning}")
+
+
+def start_with_no_signal_ignored() -> None:
+    """What is ignored here is ignored in all that tests start: in the background SIGINT and SIGQUIT, under nohup SIGHUP.
+
+    A handler that does nothing spares this process too, but is not handed on by exec (execve(2)). Python's own SIGPIPE
+    and SIGXFSZ are undone by subprocess.
+    """
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
 
 
 # Large matrices over launchers: in `make test` with Open MPI 4 and MPICH 4; their successors follow in `make test-all`.

@@ -189,13 +189,19 @@ def test_mpirun_does_not_outlive_us(supervised: Supervised) -> None:
     assert wait_until(lambda: not processes.alive(witness), 2)
 
 
-@pytest.mark.parametrize("supervised", [{"prefix": ["nohup"]}], indirect=True, ids=["nohup"])
-def test_what_was_ignored_stays_ignored(supervised: Supervised) -> None:
+@pytest.mark.parametrize(
+    ("supervised", "ignored"),
+    [
+        pytest.param({"prefix": []}, set(), id="nothing"),
+        pytest.param({"prefix": ["nohup"]}, {"HUP"}, id="nohup"),
+        pytest.param({"prefix": ["sh", "-c", 'trap "" INT QUIT; exec "$@"', "sh"]}, {"INT", "QUIT"}, id="background"),
+    ],
+    indirect=["supervised"],
+)
+def test_what_was_ignored_stays_ignored(supervised: Supervised, ignored: set[str]) -> None:
     status = Path(f"/proc/{supervised.child}/status").read_text()
-    ignored = int(next(line.split()[1] for line in status.splitlines() if line.startswith("SigIgn")), 16)
-    assert ignored >> (signal.SIGHUP - 1) & 1
-    assert not ignored >> (signal.SIGPIPE - 1) & 1
-    assert not ignored >> (signal.SIGINT - 1) & 1
+    bits = int(next(line.split()[1] for line in status.splitlines() if line.startswith("SigIgn")), 16)
+    assert {name for name in ("HUP", "INT", "QUIT", "PIPE") if bits >> (signal.Signals[f"SIG{name}"] - 1) & 1} == ignored
 
 
 def test_the_witness_holds_none_of_our_streams(supervised: Supervised) -> None:
