@@ -40,7 +40,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def start_with_no_signal_ignored() -> None:
-    """What is ignored here is ignored in all that tests start: in the background SIGINT and SIGQUIT, under nohup SIGHUP.
+    """Ignored here is ignored in all that tests start: in the background SIGINT and SIGQUIT, under nohup SIGHUP.
 
     A handler that does nothing spares this process too, but is not handed on by exec (execve(2)). Python's own SIGPIPE
     and SIGXFSZ are undone by subprocess.

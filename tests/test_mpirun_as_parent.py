@@ -201,7 +201,9 @@ def test_mpirun_does_not_outlive_us(supervised: Supervised) -> None:
 def test_what_was_ignored_stays_ignored(supervised: Supervised, ignored: set[str]) -> None:
     status = Path(f"/proc/{supervised.child}/status").read_text()
     bits = int(next(line.split()[1] for line in status.splitlines() if line.startswith("SigIgn")), 16)
-    assert {name for name in ("HUP", "INT", "QUIT", "PIPE") if bits >> (signal.Signals[f"SIG{name}"] - 1) & 1} == ignored
+    assert {
+        name for name in ("HUP", "INT", "QUIT", "PIPE") if bits >> (signal.Signals[f"SIG{name}"] - 1) & 1
+    } == ignored
 
 
 def test_the_witness_holds_none_of_our_streams(supervised: Supervised) -> None:
