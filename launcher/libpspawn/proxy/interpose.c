@@ -321,9 +321,15 @@ PSPAWN_API int putenv(char *text)
 
 PSPAWN_API pid_t getpid(void)
 {
-	if (pspawn_recording)
-		note_pid(__builtin_return_address(0));
-	return next_getpid();
+	pid_t pid;
+
+	if (!pspawn_recording)
+		return next_getpid();
+	note_pid(__builtin_return_address(0));
+	pspawn_is_noted++;
+	pid = next_getpid();
+	pspawn_is_noted--;
+	return pid;
 }
 
 /* Objects that look only at how many CPUs they have, not at which: OpenBLAS (get_num_procs in memory.c), and libgomp
@@ -388,12 +394,26 @@ static void note_random(const void *caller)
 
 PSPAWN_API ssize_t getrandom(void *buf, size_t len, unsigned flags)
 {
+	ssize_t got;
+
+	if (!pspawn_recording)
+		return next_getrandom(buf, len, flags);
 	note_random(__builtin_return_address(0));
-	return next_getrandom(buf, len, flags);
+	pspawn_is_noted++;
+	got = next_getrandom(buf, len, flags);
+	pspawn_is_noted--;
+	return got;
 }
 
 PSPAWN_API int getentropy(void *buf, size_t len)
 {
+	int failed;
+
+	if (!pspawn_recording)
+		return next_getentropy(buf, len);
 	note_random(__builtin_return_address(0));
-	return next_getentropy(buf, len);
+	pspawn_is_noted++;
+	failed = next_getentropy(buf, len);
+	pspawn_is_noted--;
+	return failed;
 }

@@ -415,10 +415,12 @@ static int hook(const char *event, PyObject *args, void *data)
 		pspawn_load_preloads();
 		is_loading = 0;
 		is_armed = 1;
-		if (p->target == PSPAWN_WARM)
+		if (p->target == PSPAWN_WARM) {
 			stop();
-		else
+		} else {
 			run("begin_program", NULL);
+			p->runs = 1;
+		}
 	} else if (snippet && p->target == PSPAWN_APP && strcmp(event, "pspawn.point") == 0) {
 		stop();
 		tell_forked(args);
