@@ -3,10 +3,14 @@
  *
  * Started once per step and node, and only where Slurm gives the tasks cgroups of their own. A user cannot write
  * cgroup.procs, and a descriptor of it that root opened would let the user move anybody. So the user's gatherer asks, with
- * pidfds, and everything else is read from /proc here: whose the process is, where it is, where its stub is. A process
- * is moved only from one place inside this step to another one inside it.
+ * the numbers of processes, and everything else is read from /proc here: whose the process is, where it is, where its stub is.
+ * One gatherer is heard; what is moved is itself, once, and its children, from where it is to where a stub is, one for each stub.
  *
- * usage: pspawn-mover UID SLURMSTEPD, with a listening socket as descriptor 3 and a pidfd of slurmstepd as 4
+ * No descriptor of the user's is taken: the close of one may block (a TCP socket that lingers, tcp_close() in the kernel), and
+ * one that is sent all the same is closed by whoever receives the message. Linux 6.16 can refuse them; before that
+ * the timer ends what blocks, as that wait ends by a signal, and an exit does not wait at all.
+ *
+ * usage: pspawn-mover UID SLURMSTEPD TASKS, with a listening socket as descriptor 3 and a pidfd of slurmstepd as 4
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -20,15 +24,34 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <syslog.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "../launcher/node/mover.h"
 
 #define MAX_HIERARCHIES 32
-#define MAX_CLIENTS 8
+#define MAX_STUBS 4096	 /* more tasks than a node runs */
+#define MAX_ACCEPTS 64	 /* a turn of the loop: a flood does not keep the gatherer waiting */
+#define MAX_LINES 32	 /* of refusals in the log */
+#define WATCHDOG_S 5	 /* for what takes milliseconds */
+#define LAUNCH_MS 600000 /* from the gatherer's connection to its last rank: then nothing more is moved */
 #define PATH_LEN 4096
 #define UNUSED_MS 30000 /* without a gatherer there will be none any more: all ranks are exec'd */
 #define EMPTY_MS 500	/* for the gatherer and the proxies to leave their cgroup when they end */
+
+#ifndef SO_PEERPIDFD
+#define SO_PEERPIDFD 77 /* Linux 6.5 */
+#endif
+#ifndef SO_PASSRIGHTS
+#define SO_PASSRIGHTS 83 /* Linux 6.16 */
+#endif
+#ifdef PSPAWN_TEST_OLD_KERNEL
+#undef SO_PASSRIGHTS
+#define SO_PASSRIGHTS -1
+#endif
 
 /* A mounted cgroup hierarchy. */
 struct hierarchy {
@@ -43,9 +66,18 @@ struct mover {
 	struct hierarchy hierarchies[MAX_HIERARCHIES];
 	int nhierarchies;
 	char leaf[PATH_LEN]; /* made for gatherer and proxies under cgroup v2; empty: none */
-	int clients[MAX_CLIENTS], nclients;
-	bool served, ending;
+	int client;	     /* the gatherer's connection; -1: none yet, or no more */
+	pid_t gatherer;
+	int gatherer_fd;			  /* its pidfd; -1: none yet */
+	uint32_t tasks, moved;			  /* of the step on this node; ranks that are in their stubs' cgroups */
+	pid_t ranks[MAX_STUBS], stubs[MAX_STUBS]; /* whose ranks these are */
+	uint32_t refused;
+	bool settled; /* the gatherer has moved */
+	int64_t connected_ms;
+	bool ending;
 };
+
+static struct mover *watched; /* by the timer */
 
 /* Where a process is: the lines of /proc/PID/cgroup. */
 struct place {
@@ -76,17 +108,9 @@ static bool is_alive(int pidfd)
 	return poll(&end, 1, 0) == 0;
 }
 
-/* The process of a pidfd; 0 if the descriptor is none, or its process is gone or not to be seen from here. */
-static pid_t pid_of(int pidfd)
+static int open_pid(pid_t pid)
 {
-	char path[64], text[2048], *line;
-	long pid = 0;
-
-	snprintf(path, sizeof path, "/proc/self/fdinfo/%d", pidfd);
-	if (!read_file(path, text, sizeof text) || !(line = strstr(text, "\nPid:\t")))
-		return 0;
-	pid = strtol(line + 6, NULL, 10);
-	return pid > 1 ? (pid_t)pid : 0;
+	return pid > 1 ? (int)syscall(SYS_pidfd_open, pid, 0) : -1;
 }
 
 /* Its parent, and whether all its user ids are the job's user's. -1: it cannot be read. */
@@ -262,6 +286,20 @@ static bool make_leaf(struct mover *m, const struct hierarchy *h, char path[PATH
 	return true;
 }
 
+/* The process ended while it was moved, and its number may be another's by now: that one goes where its parent is. */
+static void undo(const struct hierarchy *h, pid_t pid, const char *controllers, const char *moved_to)
+{
+	static struct place its, parents;
+	char path[PATH_LEN], procs[PATH_LEN];
+	bool unused;
+	pid_t parent = parent_of(pid, 0, &unused);
+
+	if (parent > 0 && read_place(pid, &its) && find_path(&its, controllers, path) && strcmp(path, moved_to) == 0 &&
+	    read_place(parent, &parents) && find_path(&parents, controllers, path) &&
+	    make_path(h, path, "/cgroup.procs", procs))
+		write_number(procs, pid);
+}
+
 /* One hierarchy. From here on `path` is the stub's, and becomes where to. */
 static enum mover_result move_in(struct mover *m, pid_t pid, int pidfd, const char *controllers, const char *now,
 				 char path[PATH_LEN], enum mover_kind kind)
@@ -269,6 +307,7 @@ static enum mover_result move_in(struct mover *m, pid_t pid, int pidfd, const ch
 	const struct hierarchy *h;
 	char procs[PATH_LEN];
 	size_t step = step_part(path);
+	bool written;
 
 	if (strcmp(now, path) == 0 && (kind == MOVER_TO_TASK || step == 0))
 		return MOVER_DONE;
@@ -290,131 +329,194 @@ static enum mover_result move_in(struct mover *m, pid_t pid, int pidfd, const ch
 		return MOVER_NO_CGROUP;
 	if (!is_alive(pidfd))
 		return MOVER_GONE;
-	return write_number(procs, pid) ? MOVER_DONE : is_alive(pidfd) ? MOVER_NO_CGROUP : MOVER_GONE;
+	written = write_number(procs, pid);
+	if (is_alive(pidfd))
+		return written ? MOVER_DONE : MOVER_NO_CGROUP;
+	if (written)
+		undo(h, pid, controllers, path);
+	return MOVER_GONE;
+}
+
+/* The gatherer itself once, then its children: nobody else, and none twice. */
+static enum mover_result may_move(const struct mover *m, enum mover_kind kind, pid_t pid, pid_t parent, pid_t stub)
+{
+	if (kind == MOVER_TO_STEP)
+		return pid != m->gatherer ? MOVER_NOT_CHILD : m->settled ? MOVER_TWICE : MOVER_DONE;
+	if (!m->settled || parent != m->gatherer)
+		return MOVER_NOT_CHILD;
+	for (uint32_t i = 0; i < m->moved; i++)
+		if (m->stubs[i] == stub || m->ranks[i] == pid)
+			return MOVER_TWICE;
+	return m->moved < m->tasks ? MOVER_DONE : MOVER_TWICE;
 }
 
 /* What was read of a process was its own if it still lives afterwards: until then nobody can have got its pid. */
-static enum mover_result move(struct mover *m, enum mover_kind kind, int pidfd, int stubfd)
+static enum mover_result move_opened(struct mover *m, enum mover_kind kind, pid_t pid, int pidfd, pid_t stub,
+				     int stubfd)
 {
-	pid_t pid = pid_of(pidfd), stub = pid_of(stubfd);
 	static struct place its, stubs;
 	bool users = false, stub_is_users = false;
 	char *at = its.text, *controllers, *now, path[PATH_LEN];
-	enum mover_result result = MOVER_DONE;
+	pid_t parent = parent_of(pid, m->uid, &users);
+	enum mover_result result;
 
-	if (!pid || parent_of(pid, m->uid, &users) < 0 || !read_place(pid, &its) || !is_alive(pidfd))
+	if (pidfd < 0 || parent < 0 || !read_place(pid, &its) || !is_alive(pidfd) || !is_alive(m->gatherer_fd))
 		return MOVER_GONE;
 	if (!users)
 		return MOVER_NOT_USERS;
-	if (!stub || parent_of(stub, m->uid, &stub_is_users) != m->stepd || !stub_is_users ||
+	if (stubfd < 0 || parent_of(stub, m->uid, &stub_is_users) != m->stepd || !stub_is_users ||
 	    !read_place(stub, &stubs) || !is_alive(stubfd) || !is_alive(MOVER_STEPD_FD))
 		return MOVER_NOT_A_STUB;
+	result = may_move(m, kind, pid, parent, stub);
 	while (result == MOVER_DONE && next_line(&at, &controllers, &now))
 		result = find_path(&stubs, controllers, path) ? move_in(m, pid, pidfd, controllers, now, path, kind)
 							      : MOVER_NO_CGROUP;
 	return result;
 }
 
-/* ---- clients ---- */
-
-static void take_descriptors(struct msghdr *msg, int *fds, size_t *n)
+static enum mover_result move(struct mover *m, enum mover_kind kind, const struct mover_pair *pair)
 {
-	for (struct cmsghdr *c = CMSG_FIRSTHDR(msg); c; c = CMSG_NXTHDR(msg, c)) {
-		size_t got = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+	int pidfd = open_pid(pair->pid), stubfd = open_pid(pair->stub);
+	enum mover_result result = move_opened(m, kind, pair->pid, pidfd, pair->stub, stubfd);
 
-		if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
-			continue;
-		for (size_t i = 0; i < got; i++) {
-			int fd;
-
-			memcpy(&fd, CMSG_DATA(c) + i * sizeof fd, sizeof fd);
-			if (*n < 2 * MOVER_MAX)
-				fds[(*n)++] = fd;
-			else
-				close(fd);
-		}
+	if (result != MOVER_DONE && ++m->refused <= MAX_LINES)
+		syslog(LOG_NOTICE, "uid %u: process %d not moved for task %d (gatherer %d): %s", m->uid, pair->pid,
+		       pair->stub, m->gatherer, mover_result_text(result));
+	if (result == MOVER_DONE && kind == MOVER_TO_STEP) {
+		m->settled = true;
+	} else if (result == MOVER_DONE) {
+		m->ranks[m->moved] = pair->pid;
+		m->stubs[m->moved++] = pair->stub;
 	}
+	if (pidfd >= 0)
+		close(pidfd);
+	if (stubfd >= 0)
+		close(stubfd);
+	return result;
 }
 
-/* Answers one request; false if this client is to be sent away. */
-static bool serve(struct mover *m, int client)
+/* ---- the gatherer ---- */
+
+static int64_t now_ms(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec * 1000ll + now.tv_nsec / 1000000;
+}
+
+/* Answers one request; false if the gatherer is to be sent away. */
+static bool serve(struct mover *m)
 {
 	struct mover_request request;
 	struct mover_reply reply = {.magic = MOVER_MAGIC};
-	union {
-		char bytes[CMSG_SPACE(2 * MOVER_MAX * sizeof(int))];
-		struct cmsghdr align;
-	} control;
-	struct iovec part = {&request, sizeof request};
-	struct msghdr msg = {
-		.msg_iov = &part, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof control};
-	int fds[2 * MOVER_MAX];
-	size_t nfds = 0;
-	ssize_t n = recvmsg(client, &msg, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
-	bool good;
+	ssize_t n = recv(m->client, &request, sizeof request, MSG_DONTWAIT | MSG_TRUNC);
 
 	if (n < 0)
 		return errno == EAGAIN || errno == EINTR;
-	take_descriptors(&msg, fds, &nfds);
-	good = n == sizeof request && !(msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) && request.magic == MOVER_MAGIC &&
-	       (request.kind == MOVER_TO_TASK || request.kind == MOVER_TO_STEP) && request.count > 0 &&
-	       request.count <= MOVER_MAX && nfds == 2 * request.count;
+	if (n == 0)
+		return false;
+	if (n != sizeof request || request.magic != MOVER_MAGIC || request.count == 0 || request.count > MOVER_MAX ||
+	    (request.kind != MOVER_TO_TASK && request.kind != MOVER_TO_STEP)) {
+		syslog(LOG_NOTICE, "uid %u: hung up on process %d, whose request makes no sense", m->uid, m->gatherer);
+		return false;
+	}
 	reply.kind = request.kind;
 	reply.count = request.count;
-	for (uint32_t i = 0; good && i < request.count; i++)
-		reply.result[i] = move(m, request.kind, fds[2 * i], fds[2 * i + 1]);
-	for (size_t i = 0; i < nfds; i++)
-		close(fds[i]);
-	return good && send(client, &reply, sizeof reply, MSG_NOSIGNAL | MSG_DONTWAIT) == sizeof reply;
+	for (uint32_t i = 0; i < request.count; i++)
+		reply.result[i] = move(m, request.kind, &request.pairs[i]);
+	return send(m->client, &reply, sizeof reply, MSG_NOSIGNAL | MSG_DONTWAIT) == sizeof reply;
 }
 
-static void accept_client(struct mover *m)
+/* The first process of the job's user that comes is the gatherer, and stays it. */
+static bool take_gatherer(struct mover *m, int fd, const struct ucred *peer)
 {
-	int fd = accept4(MOVER_LISTENER_FD, NULL, NULL, SOCK_CLOEXEC);
+	if (peer->uid != m->uid || m->gatherer_fd >= 0)
+		return false;
+	if (getsockopt(fd, SOL_SOCKET, SO_PEERPIDFD, &m->gatherer_fd, &(socklen_t){sizeof m->gatherer_fd}) < 0)
+		m->gatherer_fd = open_pid(peer->pid);
+	if (m->gatherer_fd < 0)
+		return false;
+	m->gatherer = peer->pid;
+	m->client = fd;
+	m->connected_ms = now_ms();
+	return true;
+}
+
+static bool accept_one(struct mover *m)
+{
+	int fd = accept4(MOVER_LISTENER_FD, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 	struct ucred peer = {.uid = (uid_t)-1};
 	socklen_t len = sizeof peer;
 
 	if (fd < 0)
-		return;
+		return false;
 	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) == 0 && peer.uid == 0 &&
 	    (peer.pid == m->stepd || m->uid != 0)) {
 		m->ending = true; /* slurmstepd, which waits until the connection ends with this process */
-		return;
+		return false;
 	}
-	if (peer.uid != m->uid || m->nclients == MAX_CLIENTS) {
+	if (!take_gatherer(m, fd, &peer))
 		close(fd);
-		return;
-	}
-	m->clients[m->nclients++] = fd;
-	m->served = true;
+	return true;
 }
 
-static void drop_client(struct mover *m, int i)
+static void hang_up(struct mover *m)
 {
-	close(m->clients[i]);
-	m->clients[i] = m->clients[--m->nclients];
+	if (m->client >= 0)
+		close(m->client);
+	m->client = -1;
+}
+
+/* Nothing is moved behind the launch: then the connection is not read any more. */
+static bool is_launched(const struct mover *m)
+{
+	return m->moved >= m->tasks;
+}
+
+static void watch(int seconds)
+{
+	const struct itimerval limit = {.it_value = {.tv_sec = seconds}};
+
+	setitimer(ITIMER_REAL, &limit, NULL);
+}
+
+/* How long to wait; negative: for ever. */
+static int patience(const struct mover *m)
+{
+	int64_t left = m->connected_ms + LAUNCH_MS - now_ms();
+
+	if (m->gatherer_fd < 0)
+		return UNUSED_MS;
+	return m->client < 0 || is_launched(m) ? -1 : left > 0 ? (int)left : 0;
 }
 
 /* Until slurmstepd has ended, or says that its tasks have, or the gatherer: then nobody is left to move for. */
 static void serve_all(struct mover *m)
 {
-	while (!m->ending && (!m->served || m->nclients > 0)) {
-		struct pollfd fds[2 + MAX_CLIENTS] = {{.fd = MOVER_LISTENER_FD, .events = POLLIN},
-						      {.fd = MOVER_STEPD_FD, .events = POLLIN}};
-		int clients = m->nclients, n;
+	int64_t started_ms = now_ms();
 
-		for (int i = 0; i < clients; i++)
-			fds[2 + i] = (struct pollfd){.fd = m->clients[i], .events = POLLIN};
-		n = poll(fds, 2 + (nfds_t)clients, m->served ? -1 : UNUSED_MS);
+	while (!m->ending) {
+		/* poll(2) passes over negative descriptors */
+		struct pollfd fds[] = {{.fd = MOVER_LISTENER_FD, .events = POLLIN},
+				       {.fd = MOVER_STEPD_FD, .events = POLLIN},
+				       {.fd = m->gatherer_fd, .events = POLLIN},
+				       {.fd = is_launched(m) ? -1 : m->client, .events = POLLIN}};
+		int n;
+
+		watch(0);
+		n = poll(fds, sizeof fds / sizeof *fds, patience(m));
+		watch(WATCHDOG_S);
 		if (n < 0 && errno == EINTR)
 			continue;
-		if (n <= 0 || fds[1].revents)
+		if (n < 0 || fds[1].revents || fds[2].revents)
 			return;
-		for (int i = clients; i-- > 0;)
-			if (fds[2 + i].revents && !serve(m, m->clients[i]))
-				drop_client(m, i);
-		if (fds[0].revents)
-			accept_client(m);
+		if (m->gatherer_fd < 0 && now_ms() - started_ms >= UNUSED_MS)
+			return;
+		if (fds[3].revents ? !serve(m) : n == 0)
+			hang_up(m);
+		for (int i = 0; fds[0].revents && i < MAX_ACCEPTS && accept_one(m); i++)
+			;
 	}
 }
 
@@ -454,18 +556,38 @@ static void leave_step(const struct mover *m)
 	}
 }
 
+/* A number that is read may be another's when it is used: the pidfd stays with whom it was opened for. */
+static void kill_in_leaf(pid_t pid, const char *leaf)
+{
+	static struct place place;
+	char path[PATH_LEN];
+	int pidfd = open_pid(pid);
+	size_t len;
+
+	if (pidfd < 0)
+		return;
+	if (read_place(pid, &place) && find_path(&place, "", path) && (len = strlen(path)) > 0 && strlen(leaf) >= len &&
+	    strcmp(leaf + strlen(leaf) - len, path) == 0)
+		syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0);
+	close(pidfd);
+}
+
 static void kill_all_in(const char *directory)
 {
-	char path[PATH_LEN + 16], text[65536], *at = text;
+	char path[PATH_LEN + 16];
+	FILE *f;
+	int pid;
 
 	snprintf(path, sizeof path, "%s/cgroup.kill", directory); /* Linux 5.14 */
 	if (write_number(path, 1))
 		return;
 	snprintf(path, sizeof path, "%s/cgroup.procs", directory);
-	if (!read_file(path, text, sizeof text))
+	f = fopen(path, "re");
+	if (!f)
 		return;
-	for (long pid; (pid = strtol(at, &at, 10)) > 1;)
-		kill((pid_t)pid, SIGKILL);
+	while (fscanf(f, "%d", &pid) == 1)
+		kill_in_leaf(pid, directory);
+	fclose(f);
 }
 
 static void remove_leaf(const struct mover *m)
@@ -479,20 +601,66 @@ static void remove_leaf(const struct mover *m)
 	}
 }
 
+/* Something blocked. Slurm still gets its directory back: these are system calls, and what they use is nobody's else. */
+static void end_now(int sig)
+{
+	(void)sig;
+	if (watched)
+		remove_leaf(watched);
+	_exit(1);
+}
+
+static int fail(const char *what)
+{
+	syslog(LOG_ERR, "cannot start: %s: %s", what, strerror(errno));
+	return 1;
+}
+
+static int start(struct mover *m, char **argv)
+{
+	const struct sigaction alarm = {.sa_handler = end_now};
+	char path[64], text[2048], *line;
+	int off = 0;
+
+	m->uid = (uid_t)strtoul(argv[1], NULL, 10);
+	m->stepd = (pid_t)strtol(argv[2], NULL, 10);
+	m->tasks = (uint32_t)strtoul(argv[3], NULL, 10);
+	m->client = m->gatherer_fd = -1;
+	errno = 0;
+	if (m->stepd < 2 || m->tasks < 1 || m->tasks > MAX_STUBS)
+		return fail("its arguments");
+	if (fcntl(MOVER_LISTENER_FD, F_SETFD, FD_CLOEXEC) < 0 || fcntl(MOVER_LISTENER_FD, F_SETFL, O_NONBLOCK) < 0 ||
+	    fcntl(MOVER_STEPD_FD, F_SETFD, FD_CLOEXEC) < 0)
+		return fail("its descriptors");
+	snprintf(path, sizeof path, "/proc/self/fdinfo/%d", MOVER_STEPD_FD);
+	if (!read_file(path, text, sizeof text) || !(line = strstr(text, "\nPid:\t")) || atoi(line + 6) != m->stepd)
+		return fail("the descriptor of slurmstepd");
+	if (!read_hierarchies(m))
+		return fail("no cgroup hierarchy is mounted");
+	if (sigaction(SIGALRM, &alarm, NULL) < 0)
+		return fail("sigaction");
+	/* inherited by the connections; unknown before Linux 6.16 */
+	setsockopt(MOVER_LISTENER_FD, SOL_SOCKET, SO_PASSRIGHTS, &off, sizeof off);
+	return 0;
+}
+
 int main(int argc, char **argv)
 {
 	static struct mover m;
 
+	openlog("pspawn-mover", LOG_PID, LOG_DAEMON);
 	prctl(PR_SET_NAME, "pspawn-mover"); /* execveat() of a descriptor names it after the descriptor */
-	if (argc != 3 || geteuid() != 0 || fcntl(MOVER_LISTENER_FD, F_SETFD, FD_CLOEXEC) < 0 ||
-	    fcntl(MOVER_STEPD_FD, F_SETFD, FD_CLOEXEC) < 0)
-		return 1;
-	m.uid = (uid_t)strtoul(argv[1], NULL, 10);
-	m.stepd = (pid_t)strtol(argv[2], NULL, 10);
-	if (m.stepd < 2 || pid_of(MOVER_STEPD_FD) != m.stepd || !read_hierarchies(&m))
+	if (argc != 4 || geteuid() != 0) {
+		errno = geteuid() != 0 ? EPERM : EINVAL;
+		return fail("it is slurmstepd that starts it");
+	}
+	if (start(&m, argv) != 0)
 		return 1;
 	leave_step(&m);
+	watched = &m;
 	serve_all(&m);
+	watch(0);
+	watched = NULL;
 	remove_leaf(&m);
 	return 0;
 }

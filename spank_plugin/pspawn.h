@@ -55,7 +55,7 @@ int pspawn_open_trusted(char path[PATH_MAX], char *why, size_t room);
 int pspawn_trust(char path[PATH_MAX], char *why, size_t room);
 
 /* start.c: starts the mover of the step of this task behind the abstract address `name`. 0, or -1: told in the log. */
-int pspawn_start_mover(const char *stub, const char *name, pid_t task, uid_t uid);
+int pspawn_start_mover(const char *stub, const char *name, pid_t task, uid_t uid, uint32_t tasks);
 
 /* start.c: tells it that the step's tasks have ended, and waits until it has ended too, for a second at most. */
 void pspawn_end_mover(const char *name);

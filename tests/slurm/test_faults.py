@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -157,6 +158,63 @@ def test_the_mover_is_killed_or_silent(stopping, app, state, how: Callable[[int]
     assert step.rc == 0
     assert sum("/task_" in line for line in step.lines) >= N
     step.assert_executed(N, reason)
+    assert_in_service(stopping)
+
+
+def test_the_mover_is_silent_from_its_first_request_on(stopping, app):
+    """All ranks are exec'd after the deadline (2 s here), in their cgroups."""
+    running, pids = held(stopping, "stub.started", app, "cgroups")
+    [mover] = movers(stopping)
+    stop_it(mover)
+    started = time.monotonic()
+    for pid in pids:
+        os.kill(pid, signal.SIGCONT)
+    step = running.finish()
+    assert time.monotonic() - started < 6
+    os.kill(mover, signal.SIGCONT)
+    assert step.rc == 0
+    assert sum("/task_" in line for line in step.lines) >= N
+    step.assert_executed(N, "the mover was silent for longer than the deadline")
+    assert_in_service(stopping)
+
+
+FLOOD = """
+import re, socket, sys, time
+kept = []
+print(flush=True)
+while True:
+    names = re.findall(r"@(pspawn-mover-[0-9a-f]{32})$", open("/proc/net/unix").read(), re.M)
+    for name in set(names):
+        for _ in range(200):
+            s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            s.setblocking(False)
+            try:
+                s.connect("\\0" + name)
+            except OSError:
+                pass
+            kept.append(s)
+    del kept[:-500]
+"""
+
+
+def test_a_flood_of_connections_by_another_user_leaves_the_steps_forked(stopping, app):
+    floods = [
+        subprocess.Popen(["/usr/bin/python3", "-c", FLOOD], user=65533, group=65533, stdout=subprocess.PIPE, cwd="/")
+        for _ in range(2)
+    ]
+    try:
+        for flood in floods:
+            assert flood.stdout
+            flood.stdout.readline()
+        for _ in range(10):
+            step = stopping.srun("--pspawn", f"-n{N}", app)
+            assert step.rc == 0
+            step.assert_forked(N)
+        assert [flood.poll() for flood in floods] == [None, None]
+    finally:
+        for flood in floods:
+            flood.kill()
+            flood.communicate()
     assert_in_service(stopping)
 
 
