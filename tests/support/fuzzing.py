@@ -33,6 +33,7 @@ BESIDE: dict[str, list[str]] = {
     "domains": [],
     "elf": [],
     "image": ["libpspawn/batch.c", "libpspawn/context.c", "libpspawn/elf.c", "libpspawn/names.c"],
+    "launches": ["libpspawn/batch.c", "libpspawn/names.c", "libpspawn/place.c"],
     "maps": [],
     "options": ["node/engine_hydra.c", "node/engine_openmpi.c", "node/engine_slurm.c"],
     "pages": [],
