@@ -347,7 +347,7 @@ static void part_suffix(const struct gatherer *g, char *text, size_t size)
 bool report_wanted(const struct gatherer *g)
 {
 	for (int i = 0; i < g->npairs; i++)
-		if (g->pairs[i]->blob && *g->pairs[i]->report)
+		if (g->pairs[i]->blob && g->pairs[i]->report && *g->pairs[i]->report)
 			return true;
 	return false;
 }
