@@ -298,28 +298,42 @@ class Reporting:
         supervise.end_like(status)
 
     def _write_in_time(self, launch: Launch, exit_code: int, place: Place) -> None:
-        """In a process that may hang alone: the file system may stand still, and mpirun has ended."""
-        reader, writer = os.pipe()
-        child = os.fork()
+        """In a process that may hang alone: the file system may stand still, and mpirun has ended.
+
+        Whatever fails here is one line, and the exit code stays mpirun's.
+        """
+        try:
+            reader, writer = os.pipe()
+            child = os.fork()
+        except OSError as error:
+            say(f"report: {self.file or self.path}: no process to write it: {error.strerror}")
+            return
         if child == 0:
-            try:
-                null = os.open(os.devnull, os.O_RDWR)
-                for fd, new in ((null, 0), (null, 1), (writer, 2)):
-                    os.dup2(fd, new)
-                os.closerange(3, max(null, reader, writer) + 1)
-                signal.signal(signal.SIGALRM, signal.SIG_DFL)
-                signal.alarm(WRITE_SECONDS)
-                sys.stderr = open(2, "w", errors="backslashreplace", closefd=False)  # noqa: SIM115
-                self._write(launch, exit_code, place)
-                place.remove()
-            finally:
-                os._exit(0)
+            self._become_writer(launch, exit_code, place, writer)
         os.close(writer)
         if not _passed_on(reader, WRITE_SECONDS):
             os.kill(child, signal.SIGKILL)
             say(f"report: {self.file or self.path}: the file system does not answer")
             return  # not waited for: while the kernel waits for the device, even SIGKILL does
-        os.waitpid(child, 0)
+        status = os.waitpid(child, 0)[1]
+        if os.WIFSIGNALED(status):
+            say(f"report: {self.file or self.path}: who wrote it was ended by signal {os.WTERMSIG(status)}")
+
+    def _become_writer(self, launch: Launch, exit_code: int, place: Place, writer: int) -> NoReturn:
+        try:
+            null = os.open(os.devnull, os.O_RDWR)
+            for fd, new in ((null, 0), (null, 1), (writer, 2)):
+                os.dup2(fd, new)
+            os.closerange(3, max(null, writer) + 1)
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(WRITE_SECONDS)
+            sys.stderr = open(2, "w", errors="backslashreplace", closefd=False)  # noqa: SIM115
+            self._write(launch, exit_code, place)
+            place.remove()
+        except BaseException as error:
+            say(f"report: {self.file or self.path}: {type(error).__name__}: {error}")
+        finally:
+            os._exit(0)
 
     def _write(self, launch: Launch, exit_code: int, place: Place) -> None:
         from pspawn import report

@@ -96,7 +96,6 @@ HABITS = [
         "atexit_order",
         "import atexit\natexit.register(lambda: print('first'))\natexit.register(lambda: print('second'))\n",
     ),
-    Habit("atexit_ctypes", "import ctypes\n@ctypes.CFUNCTYPE(None)\ndef f():\n    open('log', 'a').write('end\\n')\n"),
     Habit("atexit_count", "import atexit\nseen = atexit._ncallbacks()\n"),
     Habit(
         "finalizer",
