@@ -1,4 +1,4 @@
-# make demo | demo-slurm | test | test-all | hardening | effects | lint | format | clean: each sets up what it needs first (tests/setup/packages).
+# make demo | demo-slurm | test | test-all | test-matrix | hardening | effects | lint | format | clean: each sets up what it needs first (tests/setup/packages).
 
 PYTHON ?= python3
 PACKAGES = tests/setup/packages
@@ -21,7 +21,7 @@ TRIXIE = .test-env/trixie/.installed
 GUEST = .test-env/guest/.installed
 
 .NOTPARALLEL:
-.PHONY: all demo demo-slurm test test-all hardening effects lint format clean native spank examples examples-wheels \
+.PHONY: all demo demo-slurm test test-all test-matrix hardening effects lint format clean native spank examples examples-wheels \
 	bytecode packages-build packages-demo packages-slurm packages-test packages-lint
 
 all: packages-build native $(VENV) bytecode
@@ -38,7 +38,11 @@ test: packages-test native spank $(VENV) bytecode $(MPI_WHEELS) $(MPICH4_LIB) $(
 	$(PYTEST) -m "not long" $(PYTEST_ARGS)
 
 test-all: packages-test native spank $(VENV) bytecode $(MPI_WHEELS) $(MPICH4_LIB) $(TRIXIE) $(GUEST) examples examples-wheels
-	$(PYTEST) -m long $(PYTEST_ARGS)
+	$(PYTEST) -m "long and not matrix" $(PYTEST_ARGS)
+
+# By hand: the combinations of large products that test-all leaves out (tests/support/sampling.py).
+test-matrix: packages-test native spank $(VENV) bytecode $(MPI_WHEELS) $(MPICH4_LIB) $(TRIXIE) $(GUEST) examples examples-wheels
+	$(PYTEST) -m "long and matrix" $(PYTEST_ARGS)
 
 # By hand, for hours: ten million executions of each fuzz target, HARDENING_ARGS="--seconds 600" for fewer.
 hardening: packages-test $(VENV)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from support import processes
+from support import processes, sampling
 from support import sanitized as sanitizers
 from support.build import TOP, Builder
 from support.mpi import MPIS, STUB, Launcher
@@ -27,6 +27,7 @@ MARKERS = {
     "long": "takes long or changes the whole machine; left to `make test-all`",
     "kills": "kills an engine, which may leave its own shared memory behind; ours may not stay",
     "no_leftover_check": "looks after its processes itself",
+    "matrix": "a combination whose pairs of values other tests have; left to `make test-matrix`",
     "may_skip": "may be skipped in CI too",
     "needs_stub": "needs the C parts (`make -C launcher`)",
 }
@@ -70,6 +71,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.stem in LARGE and any(name in item.name for name in ("openmpi5", "mpich5")):
             item.add_marker(pytest.mark.long)
+    sampling.mark_what_is_left_out(items)
 
 
 @pytest.hookimpl(hookwrapper=True)
