@@ -1,8 +1,8 @@
 """A sample of a large product of parameters: every pair of values in at least one test, instead of every combination.
 
 Most faults that a combination shows are shown by two of its values (Kuhn, Wallace, Gallo, "Software Fault Interactions
-and Implications for Software Testing", IEEE TSE 30/6, 2004). `make test-all` runs the sample, `make test-matrix` what is
-left out.
+and Implications for Software Testing", IEEE TSE 30/6, 2004). `make test-all` runs the sample, `make test-matrix` what
+is left out.
 """
 
 from __future__ import annotations
