@@ -127,13 +127,15 @@ def test_a_broken_part_is_named_and_left(tmp_path: Path) -> None:
 def test_a_report_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     file = tmp_path / "r"
     file.write_text("old")
+    place = parts.make_place(str(tmp_path / "r.parts-here-1-0"))
     with pytest.raises(TypeError):
-        report.write(str(file), {"no": object()})
+        report.write(str(file), {"no": object()}, place)
     assert file.read_text() == "old"
-    report.write(str(file), {"version": 1})
+    report.write(str(file), {"version": 1}, place)
     assert json.loads(file.read_text()) == {"version": 1}
     with pytest.raises(OSError, match="none"):
-        report.write(str(tmp_path / "none" / "r"), {})
+        report.write(str(tmp_path / "none" / "r"), {}, place)
+    place.remove()
     assert [entry.name for entry in tmp_path.iterdir()] == ["r"]
 
 

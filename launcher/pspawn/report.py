@@ -49,7 +49,6 @@ import math
 import os
 import stat
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
@@ -258,26 +257,33 @@ def merge(paths: Iterable[str], header: Mapping[str, Any]) -> Merged:
     return Merged(report, used, unusable)
 
 
-def write(file: str, report: Mapping[str, Any]) -> None:
+def write(file: str, report: Mapping[str, Any], place: parts.Place) -> None:
     """Put the report into the file, whole or not at all. OSError if that fails.
 
     It replaces a regular file or a symbolic link, which is not followed: another user may have put it there.
     """
     text = json.dumps(report, indent=1, ensure_ascii=True) + "\n"
-    fresh = f"{file}.new-{os.urandom(8).hex()}"
     try:
-        with suppress(FileNotFoundError):
-            if stat.S_IFMT(os.lstat(file).st_mode) not in (stat.S_IFREG, stat.S_IFLNK):
-                raise OSError(errno.EEXIST, "is no regular file")
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        with open(os.open(fresh, flags, 0o666), "w", encoding="utf-8") as opened:
-            opened.write(text)
-        os.replace(fresh, file)
+        if not _is_replaceable(file):
+            raise OSError(errno.EEXIST, "is no regular file")
+        place.write(file, text)
     except OSError as error:
-        with suppress(OSError):
-            os.unlink(fresh)
         error.filename = file
         raise
+
+
+def _is_replaceable(file: str) -> bool:
+    """No other thing than a file, nor one of the system's names of such: /dev/stdout leads to it over /proc."""
+    try:
+        found = os.lstat(file).st_mode
+    except FileNotFoundError:
+        return True
+    if not stat.S_ISLNK(found):
+        return stat.S_ISREG(found)
+    try:
+        return not os.readlink(file).startswith("/proc/") and stat.S_ISREG(os.stat(file).st_mode)
+    except OSError:
+        return True  # it leads nowhere
 
 
 def _load(path: str, limit: int, own: bool) -> dict[str, Any]:

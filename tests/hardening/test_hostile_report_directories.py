@@ -238,3 +238,66 @@ def test_what_a_killed_launch_left_is_put_together_and_then_removed(tmp_path: Pa
     assert [path.name for path in tmp_path.iterdir()] == [
         f"r.json.parts-{os.uname().nodename}-{os.getpid()}-0123456789abcdef"
     ]
+
+
+def left_place(tmp_path: Path) -> str:
+    """The name of a launch's directory whose process is gone."""
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    return str(tmp_path / f"r.json.parts-{os.uname().nodename}-{gone.pid}-0123456789abcdef")
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Path:
+    """A directory of the launching user in one that is not sticky: the other user may rename it."""
+    made = tmp_path / "mine"
+    made.mkdir(mode=0o700)
+    for name in ("precious", "node.part-a-1"):
+        (made / name).write_text("precious")
+    return made
+
+
+def test_a_directory_that_only_has_the_name_keeps_what_is_in_it(tmp_path: Path, mine: Path) -> None:
+    named = mine.rename(left_place(tmp_path))
+    parts.remove_old(str(tmp_path / "r.json"))
+    assert (named / "precious").read_text() == "precious"
+
+
+def test_a_link_put_there_a_moment_after_the_check_is_not_followed(
+    tmp_path: Path, mine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = parts.make_place(left_place(tmp_path))
+    really = os.listdir
+
+    def swap_and_list(path: str | int) -> list[str]:
+        os.rename(place.path, f"{place.path}-away")
+        os.symlink(mine, place.path)
+        return really(path)
+
+    monkeypatch.setattr(os, "listdir", swap_and_list)
+    place.remove()
+    assert sorted(really(mine)) == ["node.part-a-1", "precious"]
+
+
+def test_a_launch_has_its_directory_for_itself_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o777)
+    try:
+        place = parts.make_place(str(tmp_path / "r.json.parts-here-1-0"))
+        assert os.umask(0o777) == 0o777
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(os.lstat(place.path).st_mode) == 0o700
+
+
+@pytest.mark.parametrize("target", ["/proc/self/fd/1", "/dev/null", "fifo"])
+def test_a_name_of_the_systems_is_not_replaced(tmp_path: Path, target: str) -> None:
+    """Root may write to /dev: --pspawn-report=/dev/stdout took it from the whole machine."""
+    os.mkfifo(tmp_path / "fifo")
+    file = tmp_path / "stdout"
+    file.symlink_to(target)
+    place = parts.make_place(str(tmp_path / "r.parts-here-1-0"))
+    with pytest.raises(OSError, match="is no regular file"):
+        reports.write(str(file), {}, place)
+    assert os.readlink(file) == target
+    place.remove()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fifo", "stdout"]

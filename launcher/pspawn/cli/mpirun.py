@@ -321,11 +321,16 @@ class Reporting:
 
     def _become_writer(self, launch: Launch, exit_code: int, place: Place, writer: int) -> NoReturn:
         try:
+            import fcntl
+
+            writer = fcntl.fcntl(writer, fcntl.F_DUPFD, 3)  # where descriptors 0 to 2 were closed it is one of them
             null = os.open(os.devnull, os.O_RDWR)
             for fd, new in ((null, 0), (null, 1), (writer, 2)):
                 os.dup2(fd, new)
-            os.closerange(3, max(null, writer) + 1)
+            _close_above(2)
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            for number in (signal.SIGXFSZ, signal.SIGPIPE):  # an error, which is told and leaves nothing behind
+                signal.signal(number, signal.SIG_IGN)
             signal.alarm(WRITE_SECONDS)
             sys.stderr = open(2, "w", errors="backslashreplace", closefd=False)  # noqa: SIM115
             self._write(launch, exit_code, place)
@@ -352,7 +357,7 @@ class Reporting:
             for line in merged.unusable:
                 say(line)
             if self.file:
-                report.write(self.file, merged.report)
+                report.write(self.file, merged.report, place)
             else:
                 to_stderr(report.table(report.from_dict(merged.report)))
         except report.ReportError as error:
@@ -556,14 +561,25 @@ def _passed_on(reader: int, seconds: float) -> bool:
     import select
     import time
 
+    poll = select.poll()  # select(2) takes no descriptor above 1023
+    poll.register(reader, select.POLLIN)
     until = time.monotonic() + seconds
-    while select.select([reader], [], [], max(0, until - time.monotonic()))[0]:
+    while poll.poll(max(0, until - time.monotonic()) * 1000):
         said = os.read(reader, 1 << 16)
         if not said:
             return True
         with suppress(OSError):
             os.write(2, said)
     return False
+
+
+def _close_above(last: int) -> None:
+    """Where the writer hangs, nobody shall wait for the end of a file that is open in it."""
+    with suppress(OSError):
+        for name in os.listdir("/proc/self/fd"):
+            if int(name) > last:
+                with suppress(OSError):  # the list's own
+                    os.close(int(name))
 
 
 def _common_place() -> str:

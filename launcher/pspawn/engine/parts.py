@@ -10,7 +10,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 PART_BYTES = 16 << 20
@@ -19,6 +20,8 @@ REPORT_BYTES = 256 << 20
 """A whole report's."""
 _BASE = "node"
 """The file whose parts lie in a directory of a launch's own."""
+_NEW = f"{_BASE}.new"
+"""What is to become the report."""
 
 
 class Place(NamedTuple):
@@ -33,17 +36,45 @@ class Place(NamedTuple):
         return sorted(os.path.join(self.path, name) for name in self._names() if name.startswith(f"{_BASE}.part-"))
 
     def remove(self) -> None:
-        """With all that is in it, as far as that is possible."""
-        with suppress(OSError):
-            for name in self._names():
-                os.unlink(os.path.join(self.path, name))
+        """With what launches put into it, as far as that is possible; what else is in it stays, and so does it."""
+        with suppress(OSError), self._opened() as directory:
+            for name in os.listdir(directory):
+                if name.startswith((f"{_BASE}.part-", f"{_BASE}.unfinished-", _NEW)):
+                    os.unlink(name, dir_fd=directory)
             os.rmdir(self.path)
 
+    def write(self, file: str, text: str) -> None:
+        """Put a file with this text in the place of `file`, whole or not at all. OSError if that fails.
+
+        Until it is complete it lies here, so that a writer that is killed leaves nothing beside `file`.
+        """
+        with self._opened() as directory:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            try:
+                with open(os.open(_NEW, flags, 0o666, dir_fd=directory), "w", encoding="utf-8") as opened:
+                    opened.write(text)
+                os.replace(_NEW, file, src_dir_fd=directory)
+            except OSError:
+                with suppress(OSError):
+                    os.unlink(_NEW, dir_fd=directory)
+                raise
+
     def _names(self) -> list[str]:
-        # Opened anew each time: NFS looks for changes by other hosts when a directory is opened.
-        if _own_directory(self.path) != self.identity:
-            raise OSError(errno.ESTALE, "another directory was put in its place", self.path)
-        return os.listdir(self.path)
+        with self._opened() as directory:
+            return os.listdir(directory)
+
+    @contextmanager
+    def _opened(self) -> Iterator[int]:
+        """Its descriptor, not of what somebody has put there since. Opened anew each time: NFS looks for changes by
+        other hosts when a directory is opened."""
+        directory = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            found = os.fstat(directory)
+            if (found.st_dev, found.st_ino) != self.identity:
+                raise OSError(errno.ESTALE, "another directory was put in its place", self.path)
+            yield directory
+        finally:
+            os.close(directory)
 
 
 def name_of_place(file: str) -> str:
@@ -58,7 +89,11 @@ def base_of(path: str) -> str:
 
 def make_place(path: str) -> Place:
     """Make the directory. OSError if that fails."""
-    os.mkdir(path, 0o700)
+    before = os.umask(0o077)  # which may take from us what we need
+    try:
+        os.mkdir(path, 0o700)
+    finally:
+        os.umask(before)
     identity = _own_directory(path)
     if identity is None:
         raise OSError(errno.ESTALE, "another directory was put in its place", path)

@@ -169,7 +169,9 @@ class _Witness:
             if not pending >> (number - 1) & 1:
                 return False
             os.write(self._asks, bytes((number,)))
-            if select.select([self._answers], [], [], WITNESS_SECONDS)[0]:
+            poll = select.poll()  # select(2) takes no descriptor above 1023
+            poll.register(self._answers, select.POLLIN)
+            if poll.poll(WITNESS_SECONDS * 1000):
                 os.read(self._answers, 64)
         except (OSError, StopIteration):
             return False
