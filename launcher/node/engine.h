@@ -24,8 +24,8 @@ int slurm_job(char **envp, struct engine_job *job);
  * removed, because a rank of a plain srun has none. NULL if there is none. */
 char *slurm_take_words(char **envp);
 
-/* The path that slurmstepd would exec for this name (_build_path in its task.c, 22.05 to 25.11). 0, -ENAMETOOLONG or what
- * getcwd(2) says. Whether there is such a file is for execve(2) to say, as it is there. */
+/* The path that slurmstepd would exec for this name (_build_path in its task.c, 22.05 to 25.11). 0, or -ENAMETOOLONG.
+ * Whether there is such a file is for execve(2) to say, as it is there. */
 int slurm_find_application(char **envp, const char *name, char *path, size_t room);
 
 /* The value of NAME in "NAME=value" strings, or NULL. */

@@ -2,7 +2,7 @@
  * engine_slurm.c - srun: SLURM_* variables of a step's task (srun(1), "OUTPUT ENVIRONMENT VARIABLES"), and what
  * slurmstepd does with a task's argv[0] between its last hook and execve.
  */
-#include <linux/stat.h>
+#include <asm/stat.h>
 
 #include "engine.h"
 #include "spank.h"
@@ -85,21 +85,18 @@ static int join(const char *dir, size_t len, const char *name, char *path, size_
 int slurm_find_application(char **envp, const char *name, char *path, size_t room)
 {
 	const char *s = engine_getenv(envp, "PATH");
-	struct statx st;
+	struct stat st; /* by the call that slurmstepd makes: what is denied to the one is denied to the other */
 	char cwd[4096];
-	long n;
 
-	if (name[0] == '.') {
-		n = sys2(__NR_getcwd, cwd, sizeof cwd);
-		return n <= 0 ? (int)n : join(cwd, raw_strlen(cwd), name, path, room);
-	}
-	while (name[0] != '/' && s && *s) {
+	if (name[0] == '.' && sys2(__NR_getcwd, cwd, sizeof cwd) > 0)
+		return join(cwd, raw_strlen(cwd), name, path, room);
+	while (name[0] != '/' && name[0] != '.' && s && *s) {
 		const char *dir = s;
 
 		while (*s && *s != ':')
 			s++;
 		if (s > dir && join(dir, (size_t)(s - dir), name, path, room) == 0 &&
-		    sys5(__NR_statx, RAW_AT_FDCWD, path, 0, STATX_TYPE, &st) == 0 && (st.stx_mode & 0170000) != 0040000)
+		    sys4(__NR_newfstatat, RAW_AT_FDCWD, path, &st, 0) == 0 && (st.st_mode & 0170000) != 0040000)
 			return 0;
 		if (*s)
 			s++;

@@ -75,6 +75,7 @@ static bool is_live(const struct pair *p)
 
 static bool awaits_inner(const struct gatherer *g);
 static bool has_processes(const struct context *c);
+static bool has_pairs(const struct gatherer *g);
 
 /* ---- talking to stubs ---- */
 
@@ -301,6 +302,8 @@ static void accept_stubs(struct gatherer *g, int most)
 			if (sock >= 0)
 				continue;
 		}
+		if (sock < 0 && (errno == EPERM || errno == ENOSYS) && !has_pairs(g))
+			exit(1); /* denied: nobody will ever be heard */
 		if (sock < 0)
 			return;
 		if (getsockopt(sock, SOL_SOCKET, SO_PEERCRED, &cred, &len) < 0 || cred.uid != geteuid() ||
@@ -676,6 +679,8 @@ static const char *candidate_refusal(struct gatherer *g, struct pair *p, bool *i
 	*inner = false;
 	if (*p->refusal)
 		return p->refusal;
+	if (g->denied)
+		return g->denied;
 	why = image_refusal(p, inner);
 	if (*inner)
 		return why;
@@ -1949,9 +1954,20 @@ static bool is_listener(int fd)
 	return getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &accepts, &len) == 0 && accepts;
 }
 
+/* What no launch can do without, and nothing else would notice; NULL, or which call is denied. */
+static const char *denied_call(const sigset_t *all)
+{
+	if (sigprocmask(SIG_SETMASK, all, NULL) < 0)
+		return "rt_sigprocmask(2) is denied";
+	if (waitpid(-1, NULL, WNOHANG) < 0 && errno != ECHILD)
+		return "wait4(2) is denied";
+	return kill(getpid(), 0) < 0 ? "kill(2) is denied" : NULL;
+}
+
 static int start(struct gatherer *g)
 {
 	struct rlimit limit;
+	struct timespec now;
 	sigset_t all;
 	ssize_t n = readlink("/proc/self/exe", g->proxy_object, sizeof g->proxy_object - 32);
 
@@ -1959,11 +1975,11 @@ static int start(struct gatherer *g)
 	/* A stub may have come with SIGCHLD ignored, and then the kernel would keep every status from us. */
 	signal(SIGCHLD, SIG_DFL);
 	sigfillset(&all);
-	sigprocmask(SIG_SETMASK, &all, NULL);
+	g->denied = denied_call(&all);
 	sigemptyset(&all);
 	sigaddset(&all, SIGCHLD);
-	if (n <= 0)
-		return -1;
+	if (n <= 0 || sys2(__NR_clock_gettime, 1, &now) < 0 || geteuid() == (uid_t)-1)
+		return -1; /* there would be no deadlines, or no stub of ours */
 	g->proxy_object[n] = 0;
 	strcpy(strrchr(g->proxy_object, '/'), "/libpspawn_proxy.so");
 	if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
@@ -2019,6 +2035,8 @@ int main(int argc, char **argv)
 		int n = epoll_wait(g.epoll, events, 64, wait_ms);
 		bool arrivals = false;
 
+		if (n < 0 && errno != EINTR)
+			return 1; /* denied; no stub has committed, for it was heard by this */
 		for (int i = 0; i < n; i++) {
 			unsigned index = (unsigned)events[i].data.u64;
 

@@ -169,6 +169,7 @@ struct gatherer {
 	int64_t started_us, last_arrival_us, last_heartbeat_us, zero_us;
 	uint32_t timeout_ms;
 	int64_t report_due_us;	/* 0: nothing to write */
+	const char *denied;	/* a system call that it cannot do without; NULL: none */
 	pid_t pid;		/* its own */
 	uint64_t report_number; /* random, in the name of its part */
 	struct writer report_writer, profile_writer;

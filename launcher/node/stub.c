@@ -25,6 +25,7 @@
 #define DEFAULT_TIMEOUT_MS 10000
 #define ORPHAN_GRACE_MS 300
 #define GATHERER_END_MS 1000
+#define MOST_GATHERERS 5 /* that one stub starts */
 
 struct stub {
 	int argc;
@@ -79,32 +80,64 @@ static void __attribute__((noreturn)) cannot_start(const char *what, int err)
 	sys_exit(stub.spank ? -err : err == -ENOENT ? 127 : 126);
 }
 
-/* The plain launch. Everything opened here is close-on-exec, so exec undoes it; the rest is put back by hand. */
+/* Returns only the error. */
+static long execute(char *path)
+{
+	long ret = sys3(__NR_execve, path, stub.argv, stub.envp);
+
+	if (ret == -ENOEXEC && stub.job.engine == PSPAWN_HYDRA) /* it uses execvp(3), Open MPI does not */
+		ret = exec_by_shell(path, stub.argv, stub.envp);
+	return ret;
+}
+
+static int has_slash(const char *name)
+{
+	while (*name && *name != '/')
+		name++;
+	return *name == '/';
+}
+
+/* As execvp(3), which asks nothing but execve(2), so that it needs no other call that may be denied. Returns the error. */
+static long execute_by_name(void)
+{
+	const char *s = engine_getenv(stub.envp, "PATH");
+	long err = -ENOENT;
+
+	if (has_slash(stub.app) || !*stub.app)
+		return execute((char *)stub.app);
+	for (s = s ? s : "/bin:/usr/bin";; s++) {
+		const char *dir = s;
+		long ret = -ENAMETOOLONG;
+
+		while (*s && *s != ':')
+			s++;
+		if (join_path(stub.path, dir, (size_t)(s - dir), stub.app) == 0)
+			ret = execute(stub.path);
+		if (ret == -EACCES)
+			err = ret;
+		else if (ret != -ENOENT && ret != -ENOTDIR && ret != -ENAMETOOLONG)
+			return ret;
+		if (!*s)
+			return err;
+	}
+}
+
+/* The plain launch. Everything opened here is close-on-exec, so exec undoes it; the rest is put back by hand. What this
+ * stub could not find, or was not let look for, execve(2) is asked for all the same: it alone says whether it can be started. */
 static void __attribute__((noreturn)) exec_plainly(void)
 {
-	long ret;
-
 	if (stub.nofile.max)
 		sys_prlimit(7 /* RLIMIT_NOFILE */, &stub.nofile, NULL);
 	sys_sigmask(SIG_SETMASK, &stub.sigmask, NULL);
-	ret = sys3(__NR_execve, stub.path, stub.argv, stub.envp);
-	if (ret == -ENOEXEC && stub.job.engine == PSPAWN_HYDRA) /* it uses execvp(3), Open MPI does not */
-		exec_by_shell(stub.path, stub.argv, stub.envp);
-	cannot_start(stub.path, (int)ret);
-}
-
-/* Without pspawn: exec what was found, or say what execve would. */
-static void __attribute__((noreturn)) leave(int found)
-{
-	if (found == 0)
-		exec_plainly();
-	cannot_start(stub.spank ? stub.path : stub.app, found);
+	if (stub.spank || stub.found == 0)
+		cannot_start(stub.path, (int)execute(stub.path));
+	cannot_start(stub.app, (int)execute_by_name());
 }
 
 static void __attribute__((noreturn)) launch_plainly(const char *why)
 {
-	if (stub.found < 0)
-		leave(stub.found);
+	if (stub.require && stub.found < 0 && !is_denied(stub.found))
+		cannot_start(stub.app, stub.found);
 	if (stub.require && !stub.wraps) {
 		complain("not launched, because --pspawn-require forbids a plain launch: ", why, "", "");
 		sys_exit(1);
@@ -335,16 +368,16 @@ static void remove_agent_variable(void)
 /* As execvp(3), which the engines use or imitate: a name without a slash is looked for on PATH, and only there. */
 static int find_application(struct statx *st)
 {
-	int slash = 0, ret;
+	int ret;
 
 	if (stub.spank) {
 		ret = slurm_find_application(stub.envp, stub.app, stub.path, sizeof stub.path);
+		if (ret < 0)
+			cannot_start(stub.app, ret);
 		stub.argv[0] = stub.path; /* slurmstepd writes there what it found */
-		return ret < 0 ? ret : executable_file(stub.path, st);
+		return executable_file(stub.path, st);
 	}
-	for (const char *s = stub.app; *s; s++)
-		slash |= *s == '/';
-	if (!slash && *stub.app)
+	if (!has_slash(stub.app) && *stub.app)
 		return find_on_path(engine_getenv(stub.envp, "PATH"), stub.app, stub.path, st, NULL);
 	ret = join_path(stub.path, "", 0, stub.app);
 	return ret < 0 ? ret : executable_file(stub.path, st);
@@ -521,6 +554,13 @@ static int make_address(struct address *a)
 	return (int)(2 + 1 + t.at);
 }
 
+/* As dup3(2), which may be denied where fcntl(2) is not. All numbers below are taken. */
+static int put_at(int number, int fd)
+{
+	sys_close(number);
+	return sys_fcntl(fd, RAW_F_DUPFD, number) == number;
+}
+
 /* Starts pspawn-gather with the listening socket, detached from the engine: not its child, in a group of its own. */
 static void start_gatherer(int listener)
 {
@@ -567,9 +607,9 @@ static void start_gatherer(int listener)
 	if (null < 0 || high < 0)
 		sys_exit(1);
 	null = sys_fcntl((int)null, RAW_F_DUPFD_CLOEXEC, PSPAWN_LISTENER_FD + 1);
-	for (int fd = 0; fd < 3; fd++)
-		sys_dup3((int)null, fd, 0);
-	sys_dup3((int)high, PSPAWN_LISTENER_FD, 0);
+	for (int fd = 0; fd <= PSPAWN_LISTENER_FD; fd++)
+		if (!put_at(fd, (int)(fd < 3 ? null : high)))
+			sys_exit(1);
 	raw_close_range(PSPAWN_LISTENER_FD + 1, ~0u, (unsigned)(high > null ? high : null) + 4);
 	sys3(__NR_execve, path, argv, stub.envp);
 	sys_exit(1);
@@ -581,8 +621,9 @@ static int meet_gatherer(void)
 	struct address address;
 	int len = make_address(&address);
 	long ret = -ECONNREFUSED;
+	int started = 0; /* gatherers: one that cannot begin is not started without end */
 
-	for (int attempt = 0; attempt < 200; attempt++) {
+	for (int attempt = 0; attempt < 200 && started < MOST_GATHERERS; attempt++) {
 		long sock = sys3(__NR_socket, AF_UNIX, SOCK_SEQPACKET_CLOEXEC, 0);
 
 		if (sock < 0)
@@ -603,6 +644,7 @@ static int meet_gatherer(void)
 			return (int)sock;
 		if (sys3(__NR_bind, sock, &address, len) == 0 && sys2(__NR_listen, sock, 4096) == 0) {
 			start_gatherer((int)sock);
+			started++;
 			STUB_TEST_STOP("gatherer-started");
 		} else {
 			raw_sleep_ms(1); /* somebody is between bind and listen */
@@ -780,6 +822,8 @@ static const char *await_prepared(struct gather_msg *msg)
 
 		if (n == -EINTR)
 			continue;
+		if (n < 0)
+			return "ppoll(2) is denied";
 		if (is_told_to_end())	/* imports may take minutes */
 			exec_plainly(); /* it does not come so far: the signal is let in before */
 		if (n == 0)
@@ -933,7 +977,7 @@ static void detach(int *sigfd)
 	raw_close_range(from, ~0u, from + MAX_FDS + 16);
 	stub.channel = -1;
 	sys_open("/dev/null", RAW_O_RDWR);
-	while (sys_fcntl(0, 1030, 0) >= 0 && sys_fcntl(2, 1 /* F_GETFD */, 0) < 0)
+	while (sys_fcntl(0, RAW_F_DUPFD_CLOEXEC, 0) >= 0 && sys_fcntl(2, 1 /* F_GETFD */, 0) < 0)
 		;
 	sys1(__NR_chdir, "/");
 }
@@ -1043,12 +1087,11 @@ void stub_main(long *stack)
 					     : openmpi_job)(envp, &stub.job) < 0) {
 		stub.job.engine = PSPAWN_NO_ENGINE;
 	}
-	if (found < 0)
-		stub.refusal = error_text(found); /* the gatherer must not wait for this rank */
-	if (stub.off)
-		leave(found);
-	if (stub.job.engine == PSPAWN_NO_ENGINE && found < 0)
-		leave(found);
+	if (found < 0) /* the gatherer must not wait for this rank */
+		stub.refusal = is_denied(found) ? "the system calls that look at the application are denied"
+						: error_text(found);
+	if (stub.off || (stub.job.engine == PSPAWN_NO_ENGINE && found < 0))
+		exec_plainly();
 	if (stub.job.engine == PSPAWN_NO_ENGINE)
 		launch_plainly("not started by a launcher that pspawn knows (no OMPI_, PMI_ or SLURM_ variables)");
 	sys_sigmask(SIG_BLOCK, &all, NULL);
