@@ -264,6 +264,87 @@ def describe(error):
     return type(error).__name__ + (": " + text if text else "")
 
 
+class Main(type(sys)):
+    """__main__ during an import: a module that reads of it what the script has not set yet is not imported here."""
+
+    def __getattribute__(self, name):
+        if not is_as_plain(name):
+            give_up("it reads __main__." + name)
+        return type(sys).__getattribute__(self, name)
+
+    def __setattr__(self, name, value):
+        give_up("it sets __main__." + name)
+
+    def __delattr__(self, name):
+        give_up("it deletes __main__." + name)
+
+
+in_head = False  # what is imported now is so at the head of the script
+start = None  # the event that begins the script, with its arguments: set by python.c
+OF_MAIN = ("__file__", "__cached__", "__loader__", "__spec__", "__package__")
+
+
+def runs(event):
+    return start is not None and start[0] == event
+
+
+def is_as_plain(name):
+    """Whether this attribute of __main__ is now what it will be in a rank, wherever it imports this."""
+    if name in ("__name__", "__class__", "__builtins__"):
+        return True
+    if name in ("__dict__", "__annotations__"):  # the whole, or made by who asks
+        return False
+    if name in OF_MAIN and not runs("cpython.run_file") and not runs("cpython.run_command"):
+        return False  # of runpy, or of standard input
+    source = start[1][0].encode("utf-8", "surrogateescape") if runs("cpython.run_command") else None
+    if runs("cpython.run_file"):
+        source = read(start[1][0])
+    if source is None or len(source) > LARGEST:
+        return False
+    if name == "__doc__":
+        return has_no_docstring(source)
+    if not name.isascii():  # may be written otherwise in the source
+        return False
+    word = name.encode()
+    if name in OF_MAIN:
+        is_compiled = source[:2] == modules["_frozen_importlib_external"].MAGIC_NUMBER[:2]
+        return not (name == "__loader__" and is_compiled) and word + b" =" not in source and word + b"=" not in source
+    # what the script may bind; at its head there is nothing yet that could do so otherwise than by name
+    others = () if in_head else (b"globals", b"exec", b"setattr", b"vars")
+    if any(binds in source for binds in (word, *others)):
+        return False
+    return not any(b"import" in line and b"*" in line for line in source.splitlines())
+
+
+def has_no_docstring(source):
+    body = parse_quietly(source)
+    kind = type(body[0]).__name__ if body else ""
+    return bool(body) and not (kind == "Expr" and type(getattr(body[0].value, "value", None)) is str)
+
+
+def begin_main():
+    """What run_file sets before the script's first line (Python/pythonrun.c); what it was before."""
+    main = modules["__main__"]
+    values = main.__dict__
+    before = {name: values[name] for name in OF_MAIN if name in values}
+    if runs("cpython.run_file"):
+        path = start[1][0]
+        values["__file__"] = path
+        values["__cached__"] = None
+        values["__loader__"] = modules["_frozen_importlib_external"].SourceFileLoader("__main__", path)
+    main.__class__ = Main
+    return main, values, before
+
+
+def end_main(main, values, before):
+    type(sys).__setattr__(main, "__class__", type(sys))
+    for name in OF_MAIN:
+        if name in before:
+            values[name] = before[name]
+        else:
+            values.pop(name, None)
+
+
 def import_names(name, names):
     """`import name`, or `from name import names`. Ends the climb if that does not go as it would in a rank."""
     global wants_mpi
@@ -274,12 +355,15 @@ def import_names(name, names):
         return
     wants_mpi = False
     settings = stream_settings()
+    main = begin_main()
     try:
         __import__(name, {"__name__": "__main__"}, {}, names, 0)
         flush()
         what = what_changed(settings)
     except BaseException as error:
         give_up("it cannot be imported: " + describe(error))
+    finally:
+        end_main(*main)
     if wants_mpi:
         give_up("it imports mpi4py.MPI, and so calls MPI_Init")
     if what:
@@ -338,22 +422,19 @@ def preload(name):
 
 def preload_head():
     """What the beginning of the script imports, up to the first statement that might change what later ones do."""
+    global in_head
     form, value = command
     source = None
-    main = modules["__main__"].__dict__
     if form == "command":
         source = value.encode("utf-8", "surrogateescape")
     elif form == "module":
         source = find_module_source(value)
     elif form == "file":
         source = read(value) or find_in_archive(value)
-        main["__file__"] = value
-    try:
-        for name, names in head_imports(source or b""):
-            import_names(name, names)
-    finally:
-        if form == "file":
-            main.pop("__file__", None)
+    in_head = True
+    for name, names in head_imports(source or b""):
+        import_names(name, names)
+    in_head = False
 
 
 def read(path):
@@ -442,15 +523,19 @@ def parse(source):
             return []
 
 
-def head_imports(source):
-    """(module, names) of each import before the first statement that is anything but an import or a plain constant."""
+def parse_quietly(source):
     filters = modules.get("warnings", borrow("_warnings")).filters
     silence = ("ignore", None, Warning, None, 0)
     filters.insert(0, silence)  # the rank itself warns when it compiles its script
     try:
-        body = parse(source)
+        return parse(source)
     finally:
         filters.remove(silence)
+
+
+def head_imports(source):
+    """(module, names) of each import before the first statement that is anything but an import or a plain constant."""
+    body = parse_quietly(source)
     found = []
     for node in body:
         kind = type(node).__name__

@@ -397,6 +397,16 @@ static int begins_script(const char *event)
 	return strncmp(event, "cpython.run_", 12) == 0 && !strstr(event, "startup") && !strstr(event, "hook");
 }
 
+/* What is about to run, for in_proxy.py: the event's name and its arguments. */
+static void note_start(const char *event, PyObject *args)
+{
+	PyObject *start = py.build("(sO)", event, args);
+
+	if (!start || py.set_item(snippet, "start", start) < 0)
+		pspawn_give_up("this version of Python does not run what pspawn needs in it");
+	py.decref(start);
+}
+
 static int hook(const char *event, PyObject *args, void *data)
 {
 	struct proxy *p = &pspawn_proxy;
@@ -411,6 +421,7 @@ static int hook(const char *event, PyObject *args, void *data)
 		snippet = make_snippet(pspawn_in_proxy, methods, sizeof methods / sizeof *methods);
 		if (!snippet)
 			pspawn_give_up("this version of Python does not run what pspawn needs in it");
+		note_start(event, args);
 		run("arm", NULL);
 		is_loading = 1;
 		pspawn_load_preloads();
