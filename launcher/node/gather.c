@@ -165,8 +165,11 @@ static void remove_core_dir(struct pair *p)
 	p->core_dir[0] = 0;
 }
 
-/* A stub can only have the core flag in its status if it dumps core: give it a place where that is no harm. Where
- * the kernel's pattern is a pipe or a fixed path it would disturb others, and the flag is not mirrored. */
+/*
+ * A stub can only have the core flag in its status if it dumps core: give it a place where that is no harm, in memory,
+ * because /tmp may stand still. Where the kernel's pattern is a pipe or a fixed path it would disturb others, and the flag
+ * is not mirrored.
+ */
 static int make_core_dir(struct pair *p)
 {
 	char pattern[16] = "|";
@@ -175,7 +178,7 @@ static int make_core_dir(struct pair *p)
 	if (raw_read_file("/proc/sys/kernel/core_pattern", pattern, sizeof pattern) <= 0 || pattern[0] == '|' ||
 	    pattern[0] == '@' || pattern[0] == '/')
 		return -1;
-	snprintf(p->core_dir, sizeof p->core_dir, "/tmp/pspawn-core-XXXXXX");
+	snprintf(p->core_dir, sizeof p->core_dir, "/dev/shm/pspawn-core-XXXXXX");
 	if (!mkdtemp(p->core_dir)) {
 		p->core_dir[0] = 0;
 		return -1;

@@ -1077,6 +1077,8 @@ void stub_main(long *stack)
 	remove_agent_variable();
 	sys_sigmask(SIG_BLOCK, NULL, &stub.sigmask);
 	found = stub.found = find_application(&app);
+	if (stub.off)
+		exec_plainly();
 	engine = choose(stub.engine_name, engines, "--pspawn-engine: ");
 	if (engine == PSPAWN_NO_ENGINE) {
 		if (openmpi_job(envp, &stub.job) < 0 && hydra_job(envp, &stub.job) < 0 &&
@@ -1090,7 +1092,7 @@ void stub_main(long *stack)
 	if (found < 0) /* the gatherer must not wait for this rank */
 		stub.refusal = is_denied(found) ? "the system calls that look at the application are denied"
 						: error_text(found);
-	if (stub.off || (stub.job.engine == PSPAWN_NO_ENGINE && found < 0))
+	if (stub.job.engine == PSPAWN_NO_ENGINE && found < 0)
 		exec_plainly();
 	if (stub.job.engine == PSPAWN_NO_ENGINE)
 		launch_plainly("not started by a launcher that pspawn knows (no OMPI_, PMI_ or SLURM_ variables)");

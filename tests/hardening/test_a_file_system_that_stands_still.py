@@ -77,6 +77,39 @@ def test_it_holds_nobody(one_launcher: Launcher, slow: frozen.FileSystem, tmp_pa
     assert not list(slow.path.rglob(".unfinished*")) and not list(slow.path.rglob("*.unfinished-*"))
 
 
+# Its /tmp is a directory of the frozen file system; what the test itself has in /tmp stays where it is.
+OTHER_TMP = """
+mkdir -p "$1/tmp/${2#/tmp/}" && chmod 1777 "$1/tmp" && mount --bind "$2" "$1/tmp/${2#/tmp/}" &&
+mount --rbind "$1/tmp" /tmp && shift 2 && exec "$@"
+"""
+
+
+@pytest.mark.parametrize("one_launcher", ["mpich4"], indirect=True)  # Open MPI itself needs /tmp
+def test_a_core_flag_needs_no_tmp(one_launcher: Launcher, slow: frozen.FileSystem, tmp_path: Path) -> None:
+    """For the flag in a wait status the stub too has to dump core somewhere."""
+    if "/" in Path("/proc/sys/kernel/core_pattern").read_text() or not str(tmp_path).startswith("/tmp/"):
+        pytest.skip("cores do not go to the working directory, or the tests are not in /tmp")
+    here = tmp_path / "here"
+    here.mkdir()
+    code = CODE.format(rank="PMI_RANK", here=str(here)).replace(
+        "time.sleep(0 if rank else 3)\nsys.exit(0)", "os.abort()"
+    )
+    before = ["unshare", "-m", "sh", "-c", OTHER_TMP, "sh", str(slow.path), str(tmp_path), "prlimit", "--core=1000000"]
+    run = one_launcher.start(
+        [sys.executable, "-c", code], 1, pspawn=Pspawn("preinit", door="direct", domains=None), before=before, cwd=here
+    )
+    try:
+        assert processes.wait_until(lambda: (here / "0").exists(), 20)
+        slow.freeze()
+        (here / "go").touch()
+        ended = run.finish(timeout=8)
+    finally:
+        slow.thaw()
+    assert ended.rc == 128 + 6, ended
+    assert_forked(ended.report, 1, "preinit")
+    assert list(here.glob("core*")), list(here.iterdir())
+
+
 def test_pspawn_mpirun_gives_up_and_ends_as_mpirun(
     one_launcher: Launcher, slow: frozen.FileSystem, tmp_path: Path
 ) -> None:

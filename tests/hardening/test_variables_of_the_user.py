@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from support import processes
-from support.mpi import Launcher, Pspawn
+from support.mpi import STUB, Launcher, Pspawn
 from support.report import assert_forked
 
 pytestmark = [pytest.mark.mpi, pytest.mark.needs_stub]
@@ -41,3 +43,10 @@ def test_the_rank_sees_it_as_written(one_launcher: Launcher, tmp_path: Path) -> 
         ours = one_launcher.run(["env", *value, "@stub", program], 2, pspawn=Pspawn("preinit", door="none"))
         assert (ours.rc, ours.out) == (0, f"{shown}\n".encode() * 2), ours
         assert_forked(ours.report, 2, "preinit")
+
+
+@pytest.mark.parametrize("name", ["ENGINE", "FORK_POINT", "BIND_TO", "TOPOLOGY", "TIMEOUT", "DOMAINS", "REPLICATE"])
+def test_switched_off_no_other_variable_counts(name: str) -> None:
+    env = {**os.environ, "PSPAWN": "0", f"PSPAWN_{name}": "nonsense", "PMI_RANK": "0", "PMI_SIZE": "1"}
+    run = subprocess.run([STUB, "sh", "-c", "exit 5"], env=env, capture_output=True, check=False, timeout=10)
+    assert (run.returncode, run.stderr) == (5, b"")
