@@ -16,9 +16,11 @@ from hypothesis import strategies as st
 
 from pspawn import doctor
 from pspawn.ask import ask
+from pspawn.doctor import cluster
 from pspawn.doctor import slurm as on_slurm
 from pspawn.doctor.elf import Elf, ElfError
 from pspawn.doctor.plugstack import Line, Plugstack, find
+from pspawn.slurm import Step
 from support import processes
 from support.build import Builder
 from support.mpi import GATHER, MPIS, NATIVE, PROXY, STUB
@@ -307,3 +309,8 @@ def test_mpi_types(text: str, kinds: list[str], special: list[str]) -> None:
 def test_cgroup_versions(tmp_path: Path, mounts: str, says: str) -> None:
     (tmp_path / "mounts").write_text(mounts)
     assert on_slurm.cgroups(str(tmp_path / "mounts")) == says
+
+
+def test_the_name_of_another_users_step_tells_a_terminal_nothing_but_text() -> None:
+    view = cluster.View("slurmctld", "24.05", {}, [], [Step("1.0", "\x1b]0;owned\a", 65534, "n0", 1, 1)], [])
+    assert "".join(cluster.lines(view)).isprintable()

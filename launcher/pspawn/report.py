@@ -477,7 +477,8 @@ def summary(report: Report) -> str:
 
 
 def table(report: Report) -> str:
-    """The report for reading: the summary, then a paragraph for each node."""
+    """The report for reading: the summary, then a paragraph for each node. Whatever somebody has written into it, it tells
+    a terminal nothing but text."""
     lines = [f"pspawn: {summary(report)}"]
     engine = f"{report.engine} {report.engine_version}".strip()
     about = [engine] if engine else []
@@ -487,7 +488,7 @@ def table(report: Report) -> str:
         lines.append("  " + ", ".join(about))
     for node in report.nodes:
         lines += ["", *_node_lines(node)]
-    return "\n".join(lines)
+    return "\n".join(printable(line) for line in lines)
 
 
 def _replica_lines(replicas: Replicas) -> list[str]:

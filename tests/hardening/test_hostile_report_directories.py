@@ -301,3 +301,31 @@ def test_a_name_of_the_systems_is_not_replaced(tmp_path: Path, target: str) -> N
     assert os.readlink(file) == target
     place.remove()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fifo", "stdout"]
+
+
+ESCAPE = "\x1b]0;owned\a\n\udcff"
+FULL_OF_ESCAPES = {
+    "host": ESCAPE, "local_size": 1, "topology": {"given": 1, "reason": ESCAPE, "us": 1}, "recording": {"reason": ESCAPE},
+    "mover": {"moved": 1, "reason": ESCAPE}, "domains": [{"numa_node": 0, "cpus": "0"}],
+    "contexts": [{"executable": ESCAPE, "numa_node": 0, "pid": 1, "fork_point": ESCAPE, "requests": 1,
+                  "refused": [{"fork_point": ESCAPE, "reason": ESCAPE}], "dropped": [{"name": ESCAPE, "reason": ESCAPE}]}],
+    "ranks": [{"rank": 0, "pid": 1, "stub_pid": 1, "launched_by": ESCAPE, "reason": ESCAPE, "cpus": "0",
+               "numa_node": 0, "context": 0}],
+}  # fmt: skip
+
+
+def test_what_another_user_wrote_tells_a_terminal_nothing_but_text(tmp_path: Path) -> None:
+    file = tmp_path / "r.json"
+    file.write_text(
+        json.dumps(
+            {"version": 1, "engine": ESCAPE, "engine_version": ESCAPE, "plain": ESCAPE, "nodes": [FULL_OF_ESCAPES]}
+        )
+    )
+    (tmp_path / "r.json.part-\x1b[31m").write_text("no part")
+    run = subprocess.run(
+        [sys.executable, "-c", "from pspawn.cli.main import main; main()", "report", file],
+        capture_output=True,
+        check=False,
+    )
+    assert run.returncode == 1 and b"Traceback" not in run.stderr, run
+    assert not set(run.stdout + run.stderr) & {0x1B, 0x07}, run

@@ -33,11 +33,11 @@ def report(file: str, as_json: bool, svg: str | None) -> None:
         read = reports.from_dict(found, file)
         pictures = [node for node in picture.of_report(read) if node.domains]
     except reports.ReportError as error:
-        raise click.ClickException(str(error)) from None
+        raise click.ClickException(reports.printable(str(error))) from None
     except ValueError as error:
-        raise click.ClickException(f"{file}: {error}") from None
+        raise click.ClickException(reports.printable(f"{file}: {error}")) from None
     for line in unusable:
-        click.echo(f"pspawn report: {line}", err=True)
+        click.echo(reports.printable(f"pspawn report: {line}"), err=True)
     if as_json:
         click.echo(json.dumps(found, indent=1))
     else:

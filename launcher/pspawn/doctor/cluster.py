@@ -91,7 +91,10 @@ def lines(view: View) -> Iterator[str]:
 
 
 def _table(head: list[str], rows: list[list[object]]) -> Iterator[str]:
-    texts = [head, *([str(cell) for cell in row] for row in rows)]
+    """Names are other users': they tell a terminal nothing but text."""
+    from pspawn.report import printable
+
+    texts = [head, *([printable(str(cell)) for cell in row] for row in rows)]
     widths = [max(len(row[column]) for row in texts) for column in range(len(head))]
     for row in texts:
         yield "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
