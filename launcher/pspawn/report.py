@@ -477,8 +477,10 @@ def summary(report: Report) -> str:
 
 
 def table(report: Report) -> str:
-    """The report for reading: the summary, then a paragraph for each node. Whatever somebody has written into it, it tells
-    a terminal nothing but text."""
+    """The report for reading: the summary, then a paragraph for each node.
+
+    Whatever somebody has written into the report, it tells a terminal nothing but text.
+    """
     lines = [f"pspawn: {summary(report)}"]
     engine = f"{report.engine} {report.engine_version}".strip()
     about = [engine] if engine else []
