@@ -306,7 +306,8 @@ def test_a_name_of_the_systems_is_not_replaced(tmp_path: Path, target: str) -> N
 ESCAPE = "\x1b]0;owned\a\n\udcff"
 FULL_OF_ESCAPES = {
     "host": ESCAPE, "local_size": 1, "domains": [{"numa_node": 0, "cpus": "0"}],
-    "mover": {"moved": 1, "reason": ESCAPE}, "topology": {"given": 1, "reason": ESCAPE, "us": 1}, "recording": {"reason": ESCAPE},
+    "mover": {"moved": 1, "reason": ESCAPE}, "topology": {"given": 1, "reason": ESCAPE, "us": 1},
+    "recording": {"reason": ESCAPE},
     "contexts": [{
         "executable": ESCAPE, "numa_node": 0, "pid": 1, "fork_point": ESCAPE, "requests": 1,
         "refused": [{"fork_point": ESCAPE, "reason": ESCAPE}], "dropped": [{"name": ESCAPE, "reason": ESCAPE}],
