@@ -60,8 +60,10 @@ static int make_environment(const struct pspawn_origin *origin, char **out, char
 	out[n] = NULL;
 	if (nfree < (preload_at < 0 ? 2 : 1))
 		return -ENOSPC;
-	out[free_at[0]] = socket_var;
 	out[preload_at < 0 ? free_at[1] : preload_at] = preload;
+	/* last, so that its padding is the end of the argument area, which no rank need clear of others' strings */
+	memmove(out + free_at[0], out + free_at[0] + 1, (size_t)(n - 1 - free_at[0]) * sizeof *out);
+	out[n - 1] = socket_var;
 	return n;
 }
 

@@ -296,6 +296,7 @@ static void begin_climb(const struct pspawn_msg *climb, int memfd, int verdict)
 		if (pspawn_apply_strings(slot) < 0)
 			sys_exit(1);
 		p->kept_bytes = slot->argv_bytes + slot->env_bytes;
+		p->kept_argv_bytes = slot->argv_bytes;
 	}
 	sys_prctl(PR_SET_NAME, (unsigned long)p->comm, 0, 0, 0);
 	p->actor = p->target == PSPAWN_MAIN ? "a constructor" : p->target == PSPAWN_WARM ? "a preload" : "the program";

@@ -381,6 +381,9 @@ static long read_layout(struct proxy *p)
 	p->area_bytes = p->map.env_end - p->map.arg_start;
 	if (!p->map.arg_start || p->map.env_end <= p->map.arg_start)
 		return -EPROTO;
+	p->used_bytes = p->area_bytes;
+	while (p->used_bytes > 0 && (p->area[p->used_bytes - 1] == '.' || !p->area[p->used_bytes - 1]))
+		p->used_bytes--; /* the padding of pspawn_context_begin() */
 	return sys_prctl(PR_GET_NAME, (unsigned long)p->comm, 0, 0, 0);
 }
 

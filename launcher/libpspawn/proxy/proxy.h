@@ -26,9 +26,11 @@ struct proxy {
 	char **argv, **envp; /* the vectors on the initial stack, which _start reads: their shape never changes */
 	char *area;	     /* the strings that the kernel put there */
 	size_t area_bytes;
-	size_t kept_bytes; /* of it, from the start: strings that constructors may point to, which stay as they are */
-	char comm[16];	   /* as exec set it */
-	unsigned char *random; /* AT_RANDOM's 16 bytes */
+	size_t used_bytes; /* of it, from the start: what may hold somebody's strings */
+	size_t kept_bytes; /* of it, from the start: strings that constructors may point to, which stay where they are */
+	size_t kept_argv_bytes; /* of these the arguments */
+	char comm[16];		/* as exec set it */
+	unsigned char *random;	/* AT_RANDOM's 16 bytes */
 	struct prctl_mm_map map;
 	const char *actor;	    /* who gets the blame in a refusal: "a constructor", a preload's name */
 	struct pspawn_batch *batch; /* mapped while a climb or a vector call needs it */

@@ -120,6 +120,52 @@ static int same_arguments(const struct pspawn_slot *slot)
 	return p->fixed_args < p->argc || s == end;
 }
 
+/* Of what the proxy was started with nothing may be left behind this rank's own strings: another rank's would be in its core. */
+static void forget_strings_behind(const char *end)
+{
+	struct proxy *p = &pspawn_proxy;
+	size_t used = (size_t)(end - p->area);
+
+	if (used < p->used_bytes)
+		raw_zero(p->area + used, p->used_bytes - used);
+	p->used_bytes = used;
+}
+
+/* Is it one of this rank's variables? Looks from `*at` on, since the order is mostly the same. */
+static int has_variable(const char *s, int *at)
+{
+	const struct proxy *p = &pspawn_proxy;
+
+	for (int k = 0; k < p->envc; k++) {
+		int i = (*at + k) % p->envc;
+
+		if (raw_streq(p->envp[i], s)) {
+			*at = i + 1;
+			return 1;
+		}
+	}
+	return 0;
+}
+
+/* Of the strings that are kept for constructors those values that this rank has not. No constructor has read one: then a
+ * value that differs between ranks had been a reason not to fork here. */
+static void forget_values_of_others(void)
+{
+	struct proxy *p = &pspawn_proxy;
+	char *s = p->area + p->kept_argv_bytes, *end = p->area + p->kept_bytes;
+	int at = 0;
+
+	while (s < end) {
+		size_t len = raw_strlen(s), name = 0;
+
+		while (name < len && s[name] != '=')
+			name++;
+		if (len > name && !has_variable(s, &at))
+			raw_zero(s + name + 1, len - name - 1);
+		s += len + 1;
+	}
+}
+
 /* The strings, the pointers to them, and the bounds that /proc/PID/cmdline and environ show, which are set by
  * PR_SET_MM_MAP: it needs no privilege (Linux 3.18). */
 long pspawn_apply_strings(const struct pspawn_slot *slot)
@@ -134,7 +180,10 @@ long pspawn_apply_strings(const struct pspawn_slot *slot)
 		return -EPROTO;
 	if (p->begun && !same_arguments(slot))
 		return -EINVAL;
-	if (!s || place_vectors(slot->argc, slot->envc, end) < 0)
+	if (!s)
+		return -E2BIG;
+	forget_strings_behind(s == p->area + p->kept_bytes ? end : p->area + p->kept_bytes);
+	if (place_vectors(slot->argc, slot->envc, end) < 0)
 		return -E2BIG;
 	p->map.arg_start = (unsigned long)s;
 	raw_copy(s, at(slot->strings), total);
@@ -144,6 +193,8 @@ long pspawn_apply_strings(const struct pspawn_slot *slot)
 		*(i < p->argc ? &p->argv[i] : &p->envp[i - p->argc]) = s;
 		s += raw_strlen(s) + 1;
 	}
+	if (p->kept_bytes)
+		forget_values_of_others();
 	p->map.arg_end = p->map.arg_start + slot->argv_bytes;
 	p->map.env_start = p->map.arg_end;
 	p->map.env_end = p->map.env_start + slot->env_bytes;
