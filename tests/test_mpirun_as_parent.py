@@ -6,6 +6,7 @@ import os
 import pty
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 
 from support import processes
 from support.build import Builder
-from support.mpi import Launcher, pspawn_mpirun
+from support.mpi import Launcher, Pspawn, pspawn_mpirun
 from support.processes import wait_until
 from support.recorded import Recorder
 
@@ -101,6 +102,11 @@ def supervised(builder: Builder, tmp_path: Path, mark: str, request: pytest.Fixt
 
 on_terminal = pytest.mark.parametrize("supervised", [{"terminal": True}], indirect=True, ids=["terminal"])
 
+IGNORE_CHILDREN = """
+import os, signal, sys
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
 PASSED = ["HUP", "INT", "QUIT", "USR1", "ALRM", "WINCH", "CONT"]
 
 
@@ -209,6 +215,24 @@ def test_what_was_ignored_stays_ignored(supervised: Supervised, ignored: set[str
 def test_the_witness_holds_none_of_our_streams(supervised: Supervised) -> None:
     witness = supervised.witness()
     assert {os.readlink(f"/proc/{witness}/fd/{fd}") for fd in (0, 1, 2)} == {"/dev/null"}
+
+
+@pytest.mark.parametrize(
+    "supervised", [{"prefix": ["sh", "-c", 'exec "$@" <&- 2>&-', "sh"]}], indirect=True, ids=["closed"]
+)
+def test_closed_streams_are_not_taken_for_our_own(supervised: Supervised) -> None:
+    os.killpg(supervised.pid, signal.SIGUSR1)
+    assert supervised.settled(["USR1"]), supervised.got()
+
+
+@pytest.mark.parametrize("one_launcher", ["openmpi4"], indirect=True)  # MPICH's own hangs
+def test_where_the_ends_of_children_are_ignored(one_launcher: Launcher) -> None:
+    ignored = [sys.executable, "-c", IGNORE_CHILDREN]
+    shown = ["sh", "-c", "grep SigIgn /proc/$PPID/status; exit 5"]
+    plain = one_launcher.run(shown, 1, before=ignored, timeout=10)
+    ours = one_launcher.run(shown, 1, pspawn=Pspawn("exec", door="mpirun", domains=None), before=ignored, timeout=20)
+    assert plain.rc == 5 and plain.out, plain
+    assert (ours.rc, ours.out) == (5, plain.out), ours
 
 
 def test_our_signal_mask_is_not_mpiruns(one_launcher: Launcher) -> None:

@@ -302,8 +302,10 @@ class Reporting:
 
         Whatever fails here is one line, and the exit code stays mpirun's.
         """
+        from pspawn.engine import supervise
+
         try:
-            reader, writer = os.pipe()
+            reader, writer = supervise.pipe()
             child = os.fork()
         except OSError as error:
             say(f"report: {self.file or self.path}: no process to write it: {error.strerror}")
@@ -321,9 +323,6 @@ class Reporting:
 
     def _become_writer(self, launch: Launch, exit_code: int, place: Place, writer: int) -> NoReturn:
         try:
-            import fcntl
-
-            writer = fcntl.fcntl(writer, fcntl.F_DUPFD, 3)  # where descriptors 0 to 2 were closed it is one of them
             null = os.open(os.devnull, os.O_RDWR)
             for fd, new in ((null, 0), (null, 1), (writer, 2)):
                 os.dup2(fd, new)

@@ -11,13 +11,14 @@ we stop too; when it ends, we end in the same way. If we are killed, the kernel 
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import resource
 import select
 import signal
 import time
 from collections.abc import Mapping
-from typing import NoReturn, Union
+from typing import Any, NoReturn, Union
 
 PR_SET_PDEATHSIG = 1
 PR_SET_NAME = 15
@@ -39,12 +40,14 @@ Mask = set[Union[int, signal.Signals]]
 def run(path: str, argv: list[str], env: Mapping[str, str]) -> int:
     """Execute mpirun and pass signals on until it ends; its wait status. OSError if it can't be executed."""
     watched = {*PASSED_ON, signal.SIGCHLD}
+    # Ignored, it would not tell of mpirun's end; mpirun itself gets it as we did.
+    as_started = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     before: Mask = signal.pthread_sigmask(signal.SIG_BLOCK, watched)
     try:
         # First, so that there is no signal to both of us that it misses.
         witness = _Witness(before)
         try:
-            return _watch(_start(path, argv, env, before), watched, witness)
+            return _watch(_start(path, argv, env, before, as_started), watched, witness)
         finally:
             witness.end()
     finally:
@@ -67,6 +70,17 @@ def end_like(status: int) -> NoReturn:
     os._exit(os.WEXITSTATUS(status))
 
 
+def pipe() -> tuple[int, int]:
+    """As os.pipe(), but never descriptors 0 to 2: where we were started with one of them closed, it would be taken."""
+    ends = os.pipe()
+    if min(ends) > 2:
+        return ends
+    reader, writer = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 3) for end in ends)
+    for end in ends:
+        os.close(end)
+    return reader, writer
+
+
 def exit_code(status: int) -> int:
     """As a shell shows it: 128 + signal for a death by signal."""
     return 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
@@ -81,15 +95,16 @@ def _die_with(parent: int, name: bytes | None = None) -> None:
         os._exit(1)
 
 
-def _start(path: str, argv: list[str], env: Mapping[str, str], mask: Mask) -> int:
+def _start(path: str, argv: list[str], env: Mapping[str, str], mask: Mask, sigchld: Any) -> int:
     """The child's pid; the pipe's end tells why, if execve fails."""
     parent = os.getpid()
-    reader, writer = os.pipe()
+    reader, writer = pipe()
     child = os.fork()
     if child == 0:
         try:
             os.close(reader)
             _die_with(parent)
+            signal.signal(signal.SIGCHLD, sigchld)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             os.execve(path, argv, env)
         except BaseException as error:
@@ -139,8 +154,8 @@ class _Witness:
 
     def __init__(self, mask: Mask) -> None:
         parent = os.getpid()
-        hears, self._asks = os.pipe()
-        self._answers, tells = os.pipe()
+        hears, self._asks = pipe()
+        self._answers, tells = pipe()
         self._pid = os.fork()
         if self._pid == 0:
             try:
