@@ -29,10 +29,41 @@ struct table {
 	int *touched;		/* the domains of one group */
 };
 
+static bool has(const uint8_t *mask, size_t cpu)
+{
+	return mask[cpu / 8] >> cpu % 8 & 1;
+}
+
+/* 64 CPUs of a mask; little endian, as are the masks. */
+static uint64_t word_of(const uint8_t *mask, size_t bytes, size_t w)
+{
+	uint64_t word = 0;
+
+	if (w * 8 + 8 <= bytes)
+		memcpy(&word, mask + w * 8, 8);
+	else if (w * 8 < bytes)
+		memcpy(&word, mask + w * 8, bytes - w * 8);
+	return word;
+}
+
+/* The first CPU of a mask from this one on; bytes * 8 if there is none. */
+static size_t next_cpu(const uint8_t *mask, size_t bytes, size_t cpu)
+{
+	uint64_t before = ((uint64_t)1 << cpu % 64) - 1;
+
+	for (size_t w = cpu / 64; w * 8 < bytes; w++, before = 0) {
+		uint64_t left = word_of(mask, bytes, w) & ~before;
+
+		if (left)
+			return w * 64 + (size_t)__builtin_ctzll(left);
+	}
+	return bytes * 8;
+}
+
 bool pspawn_masks_meet(const uint8_t *a, const uint8_t *b)
 {
-	for (size_t i = 0; i < PSPAWN_CPU_BYTES; i++)
-		if (a[i] & b[i])
+	for (size_t w = 0; w * 8 < PSPAWN_CPU_BYTES; w++)
+		if (word_of(a, PSPAWN_CPU_BYTES, w) & word_of(b, PSPAWN_CPU_BYTES, w))
 			return true;
 	return false;
 }
@@ -172,27 +203,10 @@ int pspawn_place(const struct pspawn_domain *domains, size_t ndomains, const uin
 
 /* ---- binding ---- */
 
-static bool has(const uint8_t *mask, size_t cpu)
-{
-	return mask[cpu / 8] >> cpu % 8 & 1;
-}
-
 /* The core of a CPU, named by one of its CPUs. */
 static size_t core_of_cpu(const uint16_t *core_of, size_t cpu)
 {
 	return core_of ? core_of[cpu] : cpu;
-}
-
-/* 64 CPUs of a mask; little endian, as are the masks. */
-static uint64_t word_of(const uint8_t *mask, size_t bytes, size_t w)
-{
-	uint64_t word = 0;
-
-	if (w * 8 + 8 <= bytes)
-		memcpy(&word, mask + w * 8, 8);
-	else if (w * 8 < bytes)
-		memcpy(&word, mask + w * 8, bytes - w * 8);
-	return word;
 }
 
 /* Counts the cores of a mask and finds the k-th; cores are in the order of their lowest CPUs in the mask. */
@@ -313,12 +327,10 @@ void pspawn_format_cpu_list(const uint8_t *mask, size_t bytes, char *text, size_
 	size_t n = bytes * 8;
 
 	text[0] = 0;
-	for (size_t cpu = 0; cpu < n; cpu++) {
+	for (size_t cpu = next_cpu(mask, bytes, 0); cpu < n; cpu = next_cpu(mask, bytes, cpu + 1)) {
 		size_t last = cpu;
 
-		if (!(mask[cpu / 8] >> cpu % 8 & 1))
-			continue;
-		while (last + 1 < n && mask[(last + 1) / 8] >> (last + 1) % 8 & 1)
+		while (last + 1 < n && has(mask, last + 1))
 			last++;
 		if (t.at)
 			raw_put(&t, ",");
@@ -334,14 +346,19 @@ void pspawn_format_cpu_list(const uint8_t *mask, size_t bytes, char *text, size_
 /* No CPU is in two rows, and some is in one. */
 static bool rows_are_usable(uint8_t (*masks)[PSPAWN_CPU_BYTES], int n)
 {
-	uint8_t seen[PSPAWN_CPU_BYTES] = {0}, twice = 0, any = 0;
+	uint64_t twice = 0, any = 0;
 
-	for (int d = 0; d < n; d++)
-		for (size_t i = 0; i < sizeof seen; i++) {
-			twice |= seen[i] & masks[d][i];
-			seen[i] |= masks[d][i];
-			any |= masks[d][i];
+	for (size_t w = 0; w * 8 < sizeof *masks; w++) {
+		uint64_t seen = 0;
+
+		for (int d = 0; d < n; d++) {
+			uint64_t cpus = word_of(masks[d], sizeof *masks, w);
+
+			twice |= seen & cpus;
+			seen |= cpus;
 		}
+		any |= seen;
+	}
 	return any && !twice;
 }
 
@@ -445,11 +462,11 @@ static void adopt_cpus(const char *root, const struct pspawn_domain *domains, ui
 	for (int d = 0; d < n; d++)
 		for (size_t i = 0; i < sizeof left; i++)
 			left[i] &= (uint8_t)~masks[d][i];
-	for (int cpu = 0; cpu < PSPAWN_CPU_BYTES * 8 && count < ADOPT_MAX; cpu++)
-		if (has(left, (size_t)cpu)) {
-			cpus[count] = cpu;
-			rows[count++] = row_for(root, cpu, domains, n);
-		}
+	for (size_t cpu = next_cpu(left, sizeof left, 0); cpu < sizeof left * 8 && count < ADOPT_MAX;
+	     cpu = next_cpu(left, sizeof left, cpu + 1)) {
+		cpus[count] = (int)cpu;
+		rows[count++] = row_for(root, (int)cpu, domains, n);
+	}
 	for (int i = 0; i < count; i++)
 		if (rows[i] >= 0)
 			masks[rows[i]][cpus[i] / 8] |= (uint8_t)(1 << cpus[i] % 8);
@@ -466,12 +483,11 @@ int pspawn_domains_from_sysfs(const char *root, struct pspawn_domain *domains, u
 		domains[0] = (struct pspawn_domain){.numa_node = 0, .cpus = masks[0], .cpus_bytes = PSPAWN_CPU_BYTES};
 		return read_list(root, "cpu/online", masks[0], PSPAWN_CPU_BYTES) < 0 ? -ENODEV : 1;
 	}
-	for (int node = 0; node < PSPAWN_NODE_BYTES * 8; node++) {
-		if (!has(online, (size_t)node))
-			continue;
+	for (size_t node = next_cpu(online, sizeof online, 0); node < sizeof online * 8;
+	     node = next_cpu(online, sizeof online, node + 1)) {
 		if (n == room)
 			return -E2BIG;
-		rv = read_node(root, node, &domains[n], masks[n]);
+		rv = read_node(root, (int)node, &domains[n], masks[n]);
 		if (rv < 0)
 			return rv;
 		n++;
@@ -485,23 +501,22 @@ int pspawn_domains_from_sysfs(const char *root, struct pspawn_domain *domains, u
 void pspawn_cores_from_sysfs(const char *root, const uint8_t *cpus, uint16_t *core_of)
 {
 	uint8_t done[PSPAWN_CPU_BYTES] = {0}, core[PSPAWN_CPU_BYTES];
+	const size_t bytes = sizeof done, n = bytes * 8;
 
-	for (int cpu = 0; cpu < PSPAWN_CPU_BYTES * 8; cpu++) {
+	for (size_t cpu = 0; cpu < n; cpu++)
+		core_of[cpu] = (uint16_t)cpu;
+	for (size_t cpu = next_cpu(cpus, bytes, 0); cpu < n; cpu = next_cpu(cpus, bytes, cpu + 1)) {
 		char file[96];
 
-		if (has(done, (size_t)cpu))
+		if (has(done, cpu))
 			continue;
-		core_of[cpu] = (uint16_t)cpu;
-		if (!has(cpus, (size_t)cpu))
+		snprintf(file, sizeof file, "cpu/cpu%zu/topology/thread_siblings_list", cpu);
+		if (read_list(root, file, core, bytes) < 0)
 			continue;
-		snprintf(file, sizeof file, "cpu/cpu%d/topology/thread_siblings_list", cpu);
-		if (read_list(root, file, core, sizeof core) < 0)
-			continue;
-		for (int other = cpu; other < PSPAWN_CPU_BYTES * 8; other++)
-			if (has(core, (size_t)other)) {
-				core_of[other] = (uint16_t)cpu;
-				done[other / 8] |= (uint8_t)(1 << other % 8);
-			}
+		for (size_t other = next_cpu(core, bytes, cpu); other < n; other = next_cpu(core, bytes, other + 1)) {
+			core_of[other] = (uint16_t)cpu;
+			done[other / 8] |= (uint8_t)(1 << other % 8);
+		}
 	}
 }
 
