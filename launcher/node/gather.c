@@ -500,13 +500,20 @@ static bool has_processes(const struct context *c)
 	       pspawn_is_child(c->c.climber);
 }
 
+/* The batch leader is a child of the proxy, and ours when that one is gone; once reaped its number may be a stranger's. */
+static bool has_leader(const struct context *c)
+{
+	return c->arena.batch && c->arena.batch->leader > 0 && !c->leader_ended && !c->leader_gone &&
+	       (!c->serving_gone || pspawn_is_child(c->arena.batch->leader));
+}
+
 static void kill_processes(const struct context *c)
 {
 	if (c->c.pid > 0 && !c->pid_gone)
 		kill(c->c.pid, SIGKILL);
 	if (c->c.serving > 0 && c->c.serving != c->c.pid && !c->serving_gone)
 		kill(c->c.serving, SIGKILL);
-	if (c->arena.batch && c->arena.batch->leader > 0 && !c->leader_ended)
+	if (has_leader(c))
 		kill(c->arena.batch->leader, SIGKILL); /* waited for by nobody but the proxy */
 	if (pspawn_is_child(c->c.climber))
 		kill(c->c.climber, SIGKILL); /* it outlived the process below it */
@@ -952,7 +959,7 @@ static void close_collection(struct gatherer *g)
 			continue;
 		}
 		if (c->state == CONTEXT_STREAMING) { /* it has stubs of its kind already */
-			if (stream_some(g, c, candidates + i, 1, 0) < 1)
+			if (stream_some(g, c, candidates + i, 1, 0) < 1 && p->state == PAIR_CANDIDATE)
 				dismiss(g, p, "it does not fit into the vector call under way");
 			continue;
 		}
@@ -1539,7 +1546,7 @@ static void conclude(struct gatherer *g, struct context *c)
 		} else {
 			if (result->pid > 0)
 				kill(result->pid, SIGKILL); /* at the gate at most; our child, or gone already */
-			if (c->arena.batch->leader > 0 && !c->leader_ended)
+			if (has_leader(c))
 				kill(c->arena.batch->leader, SIGKILL); /* it holds the stubs' descriptors */
 			snprintf(reason, sizeof reason, "the fork failed at step %s: %s",
 				 pspawn_step_name((int)result->step), strerror(result->err));
@@ -1771,10 +1778,11 @@ static void lose_early_rank(struct gatherer *g, pid_t pid)
 
 		c->pid_gone |= c->c.pid == pid;
 		c->serving_gone |= c->c.serving == pid;
-		if (!c->arena.batch || (c->state != CONTEXT_CALLED && c->state != CONTEXT_STREAMING))
-			continue;
 		/* the leader of a proxy that died is waited for here, and nobody else tells that it has ended */
-		c->leader_gone |= c->arena.batch->leader == pid;
+		c->leader_gone |= c->arena.batch && c->arena.batch->leader == pid;
+		if (!c->arena.batch ||
+		    (c->state != CONTEXT_CALLED && c->state != CONTEXT_STREAMING && c->state != CONTEXT_FAILED))
+			continue;
 		c->leader_ended |= c->serving_gone && (c->leader_gone || !c->arena.batch->leader);
 		for (int s = 0; s < c->nmembers; s++) {
 			struct pspawn_result *result = &c->arena.batch->results[s];
