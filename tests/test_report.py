@@ -124,6 +124,12 @@ def test_a_broken_part_is_named_and_left(tmp_path: Path) -> None:
         assert "\n" not in line
 
 
+def test_parts_that_did_not_come_are_not_said_to_be_of_a_plain_launch() -> None:
+    found = {"version": 1, "engine": "hydra", "nodes": []}
+    assert "no node's part came here" in report.table(report.from_dict(found))
+    assert report.summary(report.from_dict({**found, "plain": "why"})) == "no rank met a stub: why"
+
+
 def test_a_report_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     file = tmp_path / "r"
     file.write_text("old")

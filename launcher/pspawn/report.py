@@ -459,7 +459,9 @@ def summary(report: Report) -> str:
     """One line: how many ranks were forked, from how many proxies, at which fork point, by how many calls, how fast."""
     ranks = report.ranks
     if not ranks:
-        return f"no rank met a stub: {report.plain}" if report.plain else "no rank met a stub"
+        return (
+            f"no rank met a stub: {report.plain}" if report.plain else "no rank met a stub, or no node's part came here"
+        )
     forked = [rank for rank in ranks if rank.launched_by == "fork"]
     line = f"{len(forked)} of {_count(len(ranks), 'rank')} forked"
     if forked:
