@@ -29,7 +29,7 @@ FLAGS = (
 )
 # What was freed is kept back for a while, to see who uses it; more than a run of any target frees costs page faults.
 ASAN = "detect_leaks=1:quarantine_size_mb=4:malloc_context_size=8"
-# Loops over all CPUs, or over each letter: what libFuzzer would learn from each comparison costs ten times what it finds.
+# Loops over all CPUs or each letter: what libFuzzer would learn from each comparison costs ten times what it finds.
 WITHOUT_COMPARISONS = {"domains", "launches", "options", "sysfs"}
 # Bytes; longer inputs are slower, and reach nothing that shorter ones do not.
 LONGEST = {"decode": 512, "domains": 1024, "elf": 1024, "image": 1024, "launches": 256, "sysfs": 1024}
