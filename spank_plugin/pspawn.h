@@ -54,8 +54,9 @@ int pspawn_open_trusted(char path[PATH_MAX], char *why, size_t room);
 /* The same for a file that a user will run by its path: as root alone can change any part of it, it stays. 0, or -1 and why. */
 int pspawn_trust(char path[PATH_MAX], char *why, size_t room);
 
-/* start.c: starts the mover of the step of this task behind the abstract address `name`. 0, or -1: told in the log. */
-int pspawn_start_mover(const char *stub, const char *name, pid_t task, uid_t uid);
+/* start.c: starts the mover of the step of this task, which has `tasks` on this node, behind the abstract address `name`.
+ * 0, or -1: told in the log. */
+int pspawn_start_mover(const char *stub, const char *name, pid_t task, uid_t uid, uint32_t tasks);
 
 /* start.c: tells it that the step's tasks have ended, and waits until it has ended too, for a second at most. */
 void pspawn_end_mover(const char *name);

@@ -217,7 +217,7 @@ int pspawn_stepd_task_post_fork(spank_t sp)
 	    !has_own_cgroup(pid))
 		return 0;
 	step.mover_started = true; /* or failed: once is enough, the ranks are exec'd then and the report says why */
-	pspawn_start_mover(step.site.stub, step.mover, pid, step.uid);
+	pspawn_start_mover(step.site.stub, step.mover, pid, step.uid, step.local_tasks);
 	return 0;
 }
 

@@ -24,7 +24,12 @@
 #include "pspawn.h"
 
 #define END_MS 1000
+#define BACKLOG 4096 /* or what net.core.somaxconn allows: others may fill it */
 #define PROGRAM_FD (MOVER_STEPD_FD + 1)
+
+#ifndef SO_PASSRIGHTS
+#define SO_PASSRIGHTS 83 /* Linux 6.16 */
+#endif
 
 static void xclose(int *fd)
 {
@@ -67,7 +72,10 @@ static int listen_at(const char *name)
 	socklen_t len;
 	int fd = make_socket(name, &address, &len);
 
-	if (fd >= 0 && (bind(fd, (struct sockaddr *)&address, len) < 0 || listen(fd, 8) < 0))
+	/* no descriptors for root; before Linux 6.16 they can only be discarded (mover.c) */
+	if (fd >= 0)
+		setsockopt(fd, SOL_SOCKET, SO_PASSRIGHTS, &(int){0}, sizeof(int));
+	if (fd >= 0 && (bind(fd, (struct sockaddr *)&address, len) < 0 || listen(fd, BACKLOG) < 0))
 		xclose(&fd);
 	return fd;
 }
@@ -117,15 +125,17 @@ static void __attribute__((noreturn)) become_mover(int program, char *const argv
 	_exit(1);
 }
 
-int pspawn_start_mover(const char *stub, const char *name, pid_t task, uid_t uid)
+int pspawn_start_mover(const char *stub, const char *name, pid_t task, uid_t uid, uint32_t tasks)
 {
-	char path[PATH_MAX], why[REASON_LEN], user[16], pid[16];
-	char *argv[] = {path, user, pid, NULL};
+	char path[PATH_MAX], why[REASON_LEN], user[16], pid[16], count[16], first[16];
+	char *argv[] = {path, user, pid, count, first, NULL};
 	int program = -1, listener = -1, stepd = -1, rv = -1;
 	pid_t parent = parent_of(task), child;
 
 	snprintf(user, sizeof user, "%u", uid);
 	snprintf(pid, sizeof pid, "%d", parent);
+	snprintf(count, sizeof count, "%u", tasks);
+	snprintf(first, sizeof first, "%d", task);
 	program = open_mover(stub, path, why, sizeof why);
 	if (program < 0)
 		goto fail;

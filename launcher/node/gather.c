@@ -760,6 +760,8 @@ static void complete_arrival(struct gatherer *g, int index)
 		g->local_size = p->a.local_size;
 		g->timeout_ms = p->a.timeout_ms;
 		mover_settle(g, p); /* first: the domains are cut to our cpuset */
+		if (g->mover.usable && !watch(g, g->mover.sock, ON_MOVER, 0))
+			mover_hang_up(g, "epoll_ctl failed for the mover");
 		read_domains(g, p);
 	}
 	g->last_arrival_us = now_us();
@@ -1434,7 +1436,7 @@ static void stream(struct gatherer *g)
 {
 	int ready[RAW_MAX_FDS];
 
-	if (g->mover.named)
+	if (g->mover.address)
 		return; /* the mover would have to be asked while ranks are still arriving */
 	for (int i = 0; i < g->ncontexts; i++) {
 		struct context *c = g->contexts[i];
@@ -2034,10 +2036,7 @@ int main(int argc, char **argv)
 
 	if (start(&g) < 0)
 		return 1;
-	if (argc > 1)
-		mover_meet(&g, argv[1]);
-	if (g.mover.sock >= 0 && !watch(&g, g.mover.sock, ON_MOVER, 0))
-		return 1;
+	g.mover.address = argc > 1 ? argv[1] : NULL;
 	do {
 		int wait_ms = g.report_due_us	? RELEASE_GRACE_US / 1000
 			      : g.topology.pid	? 50

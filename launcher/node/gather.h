@@ -114,8 +114,9 @@ struct context {
 
 /* The way to the mover, if the plugin named one. */
 struct mover_link {
-	int sock; /* -1: none, or lost */
-	bool named, usable;
+	const char *address; /* abstract; NULL: there is none */
+	int sock;	     /* -1: none yet, or lost */
+	bool usable;
 	char reason[PSPAWN_REASON_LEN]; /* why it is not usable, or did not move a rank */
 	int context;			/* whose ranks it is moving; -1: none */
 	uint32_t first, slots[MOVER_MAX], count;
@@ -188,14 +189,15 @@ struct gatherer {
 /* gather.c */
 void fail_slot(struct pspawn_result *result, enum pspawn_step step, int err);
 
-/* mover_client.c, in the order of a launch: connects; goes with the proxies to come to the level of the step; tells why
- * this pair's rank cannot be moved, or NULL; tells whether ranks of the context wait for `placed`; asks; hears. */
-void mover_meet(struct gatherer *g, const char *address);
+/* mover_client.c, in the order of a launch: connects, and goes with the proxies to come to the level of the step; tells why
+ * this pair's rank cannot be moved, or NULL; tells whether ranks of the context wait for `placed`; asks; hears. Does without
+ * it, for this reason. */
 void mover_settle(struct gatherer *g, const struct pair *first);
 const char *mover_refusal(const struct gatherer *g, struct pair *p);
 bool mover_has_work(const struct gatherer *g, const struct context *c);
 void mover_advance(struct gatherer *g);
 void mover_hear(struct gatherer *g);
+void mover_hang_up(struct gatherer *g, const char *reason);
 
 /* warm.c: looks for a profile of a context's program, and settles whether a rank of it records one. */
 void warm_look_up(struct gatherer *g, struct context *c);

@@ -6,6 +6,7 @@
  */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/futex.h>
 #include <limits.h>
 #include <poll.h>
@@ -15,6 +16,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -26,7 +28,7 @@ static void set_reason(struct gatherer *g, const char *reason)
 		snprintf(g->mover.reason, sizeof g->mover.reason, "%s", reason);
 }
 
-static void hang_up(struct gatherer *g, const char *reason)
+void mover_hang_up(struct gatherer *g, const char *reason)
 {
 	if (g->mover.sock >= 0)
 		close(g->mover.sock);
@@ -36,50 +38,34 @@ static void hang_up(struct gatherer *g, const char *reason)
 	set_reason(g, reason);
 }
 
-void mover_meet(struct gatherer *g, const char *address)
+/* A connection; waits while others fill the queue of them. NULL, or why there is none. */
+static const char *reach(struct gatherer *g, int64_t limit_us)
 {
+	const char *address = g->mover.address;
 	struct sockaddr_un name = {.sun_family = AF_UNIX};
 	socklen_t len = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + strlen(address));
 	struct ucred peer = {.uid = (uid_t)-1};
 	socklen_t peer_len = sizeof peer;
+	const struct timeval limit = {.tv_sec = limit_us / 1000000, .tv_usec = limit_us % 1000000};
 
-	g->mover.named = true;
-	if (len > sizeof name) {
-		hang_up(g, "the mover's address is too long");
-		return;
-	}
+	if (len > sizeof name)
+		return "the mover's address is too long";
 	memcpy(name.sun_path + 1, address, strlen(address));
-	g->mover.sock = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (g->mover.sock < 0 || connect(g->mover.sock, (struct sockaddr *)&name, len) < 0)
-		hang_up(g, "the mover of the step cannot be reached");
-	else if (getsockopt(g->mover.sock, SOL_SOCKET, SO_PEERCRED, &peer, &peer_len) < 0 || peer.uid != 0)
-		hang_up(g, "another user holds the mover's address");
+	g->mover.sock = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+	if (g->mover.sock < 0 || setsockopt(g->mover.sock, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit) < 0 ||
+	    connect(g->mover.sock, (struct sockaddr *)&name, len) < 0)
+		return "the mover of the step cannot be reached";
+	if (getsockopt(g->mover.sock, SOL_SOCKET, SO_PEERCRED, &peer, &peer_len) < 0 || peer.uid != 0)
+		return "another user holds the mover's address";
+	return fcntl(g->mover.sock, F_SETFL, O_NONBLOCK) < 0 ? "fcntl failed" : NULL;
 }
 
-/* A request for those whose two pidfds can be had; which these are is said in `asked`. The number, or negative errno. */
-static int send_request(struct gatherer *g, enum mover_kind kind, const pid_t (*pids)[2], uint32_t n, bool *asked)
+static int send_request(struct gatherer *g, enum mover_kind kind, const struct mover_pair *pairs, uint32_t n)
 {
-	struct mover_request request = {.magic = MOVER_MAGIC, .kind = kind};
-	int fds[2 * MOVER_MAX];
-	long ret = 0;
+	struct mover_request request = {.magic = MOVER_MAGIC, .kind = kind, .count = n};
 
-	for (uint32_t i = 0; i < n; i++) {
-		int *fd = fds + 2 * request.count;
-
-		fd[0] = (int)syscall(SYS_pidfd_open, pids[i][0], 0);
-		fd[1] = (int)syscall(SYS_pidfd_open, pids[i][1], 0);
-		asked[i] = fd[0] >= 0 && fd[1] >= 0;
-		request.count += asked[i];
-		for (int k = 0; !asked[i] && k < 2; k++)
-			if (fd[k] >= 0)
-				close(fd[k]);
-	}
-	if (request.count)
-		ret = raw_send(g->mover.sock, &request, sizeof request, fds, (int)(2 * request.count),
-			       RAW_MSG_DONTWAIT);
-	for (uint32_t i = 0; i < 2 * request.count; i++)
-		close(fds[i]);
-	return ret < 0 ? (int)ret : (int)request.count;
+	memcpy(request.pairs, pairs, n * sizeof *pairs);
+	return (int)raw_send(g->mover.sock, &request, sizeof request, NULL, 0, RAW_MSG_DONTWAIT);
 }
 
 static bool take_reply(struct gatherer *g, struct mover_reply *reply, uint32_t count)
@@ -88,23 +74,29 @@ static bool take_reply(struct gatherer *g, struct mover_reply *reply, uint32_t c
 	       reply->magic == MOVER_MAGIC && reply->count == count;
 }
 
+/* Nothing is heard from the gatherer meanwhile, so this ends before its stubs' deadline does. */
 void mover_settle(struct gatherer *g, const struct pair *first)
 {
-	const pid_t pids[1][2] = {{getpid(), first->stub_pid}};
-	struct pollfd answer = {.fd = g->mover.sock, .events = POLLIN};
+	const struct mover_pair self = {getpid(), first->stub_pid};
+	const int64_t until_us = now_us() + g->timeout_ms * 1000ll / 2;
+	struct pollfd answer = {.events = POLLIN};
 	struct mover_reply reply;
-	bool asked;
+	const char *why;
 
-	if (g->mover.sock < 0)
+	if (!g->mover.address)
 		return;
-	if (send_request(g, MOVER_TO_STEP, pids, 1, &asked) != 1)
-		hang_up(g, "no pidfds for the mover (Linux 5.3)");
-	else if (poll(&answer, 1, (int)g->timeout_ms) <= 0)
-		hang_up(g, "the mover was silent for longer than the deadline");
+	why = reach(g, until_us - now_us());
+	answer.fd = g->mover.sock;
+	if (why)
+		mover_hang_up(g, why);
+	else if (send_request(g, MOVER_TO_STEP, &self, 1) < 0)
+		mover_hang_up(g, "the mover does not take requests");
+	else if (poll(&answer, 1, until_us > now_us() ? (int)((until_us - now_us()) / 1000) : 0) <= 0)
+		mover_hang_up(g, "the mover was silent for longer than half the deadline");
 	else if (!take_reply(g, &reply, 1))
-		hang_up(g, "the mover died");
+		mover_hang_up(g, "the mover died");
 	else if (reply.result[0] != MOVER_DONE)
-		hang_up(g, mover_result_text(reply.result[0]));
+		mover_hang_up(g, mover_result_text(reply.result[0]));
 	else
 		g->mover.usable = raw_read_file("/proc/self/cgroup", g->own_cgroup, sizeof g->own_cgroup) > 0;
 }
@@ -114,7 +106,9 @@ const char *mover_refusal(const struct gatherer *g, struct pair *p)
 	if (strcmp(g->own_cgroup, p->cgroup) == 0)
 		return NULL;
 	if (!g->mover.usable)
-		return g->mover.named ? g->mover.reason : "its cgroup is another than the gatherer's";
+		return !g->mover.address  ? "its cgroup is another than the gatherer's"
+		       : *g->mover.reason ? g->mover.reason
+					  : "the mover has moved a rank of each stub before";
 	p->moves = true;
 	p->cgroup = ""; /* ranks of different cgroups share a context then */
 	return NULL;
@@ -157,7 +151,7 @@ static void lose_mover(struct gatherer *g, const char *reason)
 	uint32_t unanswered = g->mover.context >= 0 ? g->mover.first : 0;
 	int asking = g->mover.context;
 
-	hang_up(g, reason);
+	mover_hang_up(g, reason);
 	for (int i = 0; i < g->ncontexts; i++) {
 		struct context *c = g->contexts[i];
 
@@ -173,10 +167,8 @@ static void lose_mover(struct gatherer *g, const char *reason)
 static void ask_for(struct gatherer *g, int index)
 {
 	struct context *c = g->contexts[index];
-	pid_t pids[MOVER_MAX][2];
-	uint32_t slots[MOVER_MAX], n = 0;
-	bool asked[MOVER_MAX];
-	int sent;
+	struct mover_pair pairs[MOVER_MAX];
+	uint32_t n = 0;
 
 	g->mover.first = c->next_to_move;
 	for (; n < MOVER_MAX && c->next_to_move < c->arena.batch->nslots; c->next_to_move++) {
@@ -184,27 +176,20 @@ static void ask_for(struct gatherer *g, int index)
 
 		if (result->pid <= 0 || atomic_load(&result->state) == PSPAWN_SLOT_FAILED)
 			continue;
-		pids[n][0] = result->pid;
-		pids[n][1] = g->pairs[c->members[c->next_to_move]]->stub_pid;
-		slots[n++] = c->next_to_move;
+		pairs[n] = (struct mover_pair){result->pid, g->pairs[c->members[c->next_to_move]]->stub_pid};
+		g->mover.slots[n++] = c->next_to_move;
 	}
 	if (n == 0) {
 		let_go(c);
 		return;
 	}
-	sent = send_request(g, MOVER_TO_TASK, (const pid_t(*)[2])pids, n, asked);
-	if (sent < 0) {
+	if (send_request(g, MOVER_TO_TASK, pairs, n) < 0) {
 		c->next_to_move = g->mover.first;
 		lose_mover(g, g->mover.sock < 0 ? g->mover.reason : "the mover does not take requests");
 		return;
 	}
-	for (uint32_t i = 0, k = 0; i < n; i++)
-		if (asked[i])
-			g->mover.slots[k++] = slots[i];
-		else
-			give_up_slot(c, slots[i], ESRCH);
-	g->mover.count = (uint32_t)sent;
-	g->mover.context = sent > 0 ? index : -1;
+	g->mover.count = n;
+	g->mover.context = index;
 	g->mover.asked_us = now_us();
 }
 
@@ -230,6 +215,10 @@ void mover_hear(struct gatherer *g)
 	struct context *c;
 	struct mover_reply reply;
 
+	if (g->mover.context < 0 && g->mover.moved >= g->local_size) {
+		mover_hang_up(g, ""); /* as it does when all are moved */
+		return;
+	}
 	if (g->mover.context < 0 || !take_reply(g, &reply, g->mover.count)) {
 		lose_mover(g, "the mover died");
 		return;

@@ -193,7 +193,7 @@ static int by_rank(const void *a, const void *b, void *arg)
 /* Only where ranks had to be moved: under Slurm, with cgroups for each task. */
 static void put_mover(FILE *f, const struct mover_link *mover)
 {
-	if (!mover->named)
+	if (!mover->address)
 		return;
 	fprintf(f, "\"mover\": {\"moved\": %d, \"reason\": ", mover->moved);
 	if (*mover->reason)

@@ -52,7 +52,7 @@ int main(int argc, char **argv)
 		char name[64];
 
 		snprintf(name, sizeof name, "pspawn-test-%d-%d", getpid(), i);
-		if (pspawn_start_mover(argv[1], name, getpid(), 65534) == 0)
+		if (pspawn_start_mover(argv[1], name, getpid(), 65534, 1) == 0)
 			puts("started");
 	}
 	return 0;

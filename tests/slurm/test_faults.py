@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -157,6 +158,25 @@ def test_the_mover_is_killed_or_silent(stopping, app, state, how: Callable[[int]
     assert step.rc == 0
     assert sum("/task_" in line for line in step.lines) >= N
     step.assert_executed(N, reason)
+    assert_in_service(stopping)
+
+
+def test_the_mover_is_silent_from_its_first_request_on(stopping, app):
+    """Before the stubs' deadline (2 s) ranks are exec'd in their cgroups, but for the one whose the gatherer has."""
+    running, pids = held(stopping, "stub.started", app, "cgroups")
+    [mover] = movers(stopping)
+    stop_it(mover)
+    started = time.monotonic()
+    for pid in pids:
+        os.kill(pid, signal.SIGCONT)
+    step = running.finish()
+    assert time.monotonic() - started < 6
+    os.kill(mover, signal.SIGCONT)
+    assert step.rc == 0
+    assert {line.rpartition("/")[2] for line in step.lines if "/task_" in line} == {f"task_{k}" for k in range(N)}
+    executed = [r for r in step.ranks if r["launched_by"] == "exec"]
+    assert len(executed) == N - 1, step
+    assert all("the mover was silent" in r["reason"] for r in executed), step
     assert_in_service(stopping)
 
 

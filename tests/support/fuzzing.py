@@ -32,7 +32,7 @@ ASAN = "detect_leaks=1:quarantine_size_mb=4:malloc_context_size=8"
 # Loops over all CPUs or each letter: what libFuzzer would learn from each comparison costs ten times what it finds.
 WITHOUT_COMPARISONS = {"domains", "launches", "options", "sysfs"}
 # Bytes; longer inputs are slower, and reach nothing that shorter ones do not.
-LONGEST = {"decode": 512, "domains": 1024, "elf": 1024, "image": 1024, "launches": 256, "sysfs": 1024}
+LONGEST = {"decode": 512, "domains": 1024, "elf": 1024, "image": 1024, "launches": 256, "mover": 512, "sysfs": 1024}
 # What a target calls beside the source file that it includes, relative to launcher/.
 BESIDE: dict[str, list[str]] = {
     "decode": ["node/trace.c"],
@@ -41,6 +41,7 @@ BESIDE: dict[str, list[str]] = {
     "image": ["libpspawn/batch.c", "libpspawn/context.c", "libpspawn/names.c"],
     "launches": ["libpspawn/names.c", "libpspawn/place.c"],
     "maps": [],
+    "mover": [],
     "options": [],
     "pages": [],
     "profile": [],

@@ -459,10 +459,10 @@ bool pspawn_runs_astray(pid_t pid)
 
 /* ---- and the other files of the gatherer, which have targets of their own or none ---- */
 
-void mover_meet(struct gatherer *gatherer, const char *address)
+void mover_hang_up(struct gatherer *gatherer, const char *reason)
 {
 	(void)gatherer;
-	(void)address;
+	(void)reason;
 }
 void mover_settle(struct gatherer *gatherer, const struct pair *first)
 {
