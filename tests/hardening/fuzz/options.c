@@ -56,7 +56,6 @@ static long fuzz_sys6(long n, long a, long b, long c, long d, long e, long f)
 	struct statx *st = (struct statx *)e;
 	char kind;
 
-	(void)c;
 	(void)d;
 	(void)f;
 	switch (n) {
@@ -66,6 +65,13 @@ static long fuzz_sys6(long n, long a, long b, long c, long d, long e, long f)
 			return -ENOENT;
 		raw_zero(st, sizeof *st);
 		st->stx_mode = kind == 'd' ? 0040755 : 0100755;
+		return 0;
+	case __NR_newfstatat:
+		kind = kind_of((const char *)b);
+		if (kind != 'o' && kind != 'n' && kind != 'd')
+			return -ENOENT;
+		raw_zero((void *)c, sizeof(struct stat));
+		((struct stat *)c)->st_mode = kind == 'd' ? 0040755 : 0100755;
 		return 0;
 	case __NR_faccessat:
 		return kind_of((const char *)b) == 'o' ? 0 : -EACCES;
