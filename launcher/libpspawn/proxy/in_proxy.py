@@ -176,9 +176,47 @@ def stream_settings():
     return seen
 
 
+def before_handler():
+    """Marks CPython's list of handlers that run before a fork."""
+
+
+def child_handler():
+    """The same, of those that run in the child."""
+
+
+def find_fork_handlers():
+    """CPython's own lists of what os.register_at_fork() was given; it has no call that tells or removes any."""
+    posix.register_at_fork(before=before_handler, after_in_child=child_handler)
+    for mark in (before_handler, child_handler):
+        found = [it for it in borrow("gc").get_referrers(mark) if type(it) is list and it and it[-1] is mark]
+        if len(found) != 1:
+            give_up("this version of Python does not show its handlers of os.register_at_fork")
+        found[0].pop()
+        fork_handlers.append([found[0], ()])
+
+
+fork_handlers = []  # [the list, what is kept of it while this process forks ranks]
+
+
+def hide_fork_handlers():
+    """A plain launch never runs them. What a fork may not have is looked for in the process itself (check.c)."""
+    for it in fork_handlers:
+        it[1] = tuple(it[0])
+        it[0].clear()
+
+
+def show_fork_handlers():
+    for it in fork_handlers:
+        it[0][:0], it[1] = it[1], ()
+
+
 def arm():
     """From here on reads are noted."""
     global noted, started
+    if fork_handlers:
+        show_fork_handlers()
+    else:
+        find_fork_handlers()
     if sys.flags.inspect or sys.flags.interactive:
         give_up("an interactive interpreter (python -i) is made for one terminal")
     noted = Noted(original)
@@ -229,7 +267,7 @@ def disarm():
         key, equals, _ = entry.partition(b"=")
         if key and equals:
             hidden[key] = values.get(key)
-    borrow("gc").freeze()
+    hide_fork_handlers()
 
 
 def flush():
@@ -239,7 +277,7 @@ def flush():
 
 
 def random_is_renewed():
-    """Whether who asks for random numbers now gets new ones in each rank: see become() and os.register_at_fork."""
+    """Whether who asks for random numbers now gets new ones in each rank: see become()."""
     frame = sys._getframe(1)
     while frame is not None:
         name = frame.f_globals.get("__name__", "")
@@ -591,6 +629,7 @@ def become():
 
     True if that cannot be had: the rank has to exec the interpreter.
     """
+    show_fork_handlers()
     if at_a_terminal():
         return True
     original.clear()
@@ -662,6 +701,10 @@ def renew_stream(name):
 
 
 def renew_generators():
+    # as its own handler of os.register_at_fork does
+    generator = getattr(modules.get("random"), "_inst", None)
+    if "_random" in modules and isinstance(generator, modules["_random"].Random):
+        generator.seed()
     numpy = modules.get("numpy.random.mtrand")
     if numpy is not None:
         # an explicit seed leaves no sequence: it is the program's own, and the same in every rank of a plain launch
