@@ -41,6 +41,14 @@ void *memset(void *to, int c, size_t n)
 static inline const char *error_text(long err)
 {
 	switch (-err) {
+	case EPERM:
+		return "Operation not permitted";
+	case EAGAIN:
+		return "Resource temporarily unavailable";
+	case EMFILE:
+		return "Too many open files";
+	case ENOSYS:
+		return "Function not implemented";
 	case ENOENT:
 		return "No such file or directory";
 	case EACCES:

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/mempolicy.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -39,6 +40,7 @@ enum { ON_LISTENER, ON_SIGNAL, ON_PAIR, ON_CONTEXT, ON_MOVER };
 #define ACCEPTS_A_TURN 128	    /* connections, of whomever: some 0.5 ms */
 #define BACKLOG 4096		    /* of the listener, see meet_gatherer() in stub.c */
 #define FIRST_CONTACT_US 10000000   /* for the first stub to connect: the one that started us was about to */
+#define REFUSAL_US 1000000	    /* for a stub to say all that it has to, where it is to be refused */
 #define FIRST_SAMPLE_US 100000	    /* after it too: the first look at where the ranks' pages are */
 #define SECOND_SAMPLE_US 1000000    /* the second; from then on in doubling times */
 
@@ -147,7 +149,9 @@ static void dismiss(struct gatherer *g, struct pair *p, const char *reason)
 	snprintf(p->reason, sizeof p->reason, "%s", reason);
 	xclose(&p->channel);
 	report_before_last(g);
-	tell(p, GATHER_PLAIN, p->awaits_inner, reason, -1);
+	tell(p, GATHER_PLAIN, (p->awaits_inner ? PLAIN_WRAPS : 0) | (g->unfit[0] && !g->unfit_said ? PLAIN_SAY : 0),
+	     reason, -1);
+	g->unfit_said = g->unfit[0] != 0;
 }
 
 static void remove_core_dir(struct pair *p)
@@ -282,6 +286,24 @@ static struct pair *new_pair(struct gatherer *g)
 	return p;
 }
 
+/* The pair of a stub that has connected; NULL, and the connection closed, if it is another user's. */
+static struct pair *admit(struct gatherer *g, int sock)
+{
+	struct ucred cred = {.uid = (uid_t)-1};
+	socklen_t len = sizeof cred;
+	struct pair *p = NULL;
+
+	if (getsockopt(sock, SOL_SOCKET, SO_PEERCRED, &cred, &len) == 0 && cred.uid == geteuid())
+		p = new_pair(g);
+	if (!p) {
+		close(sock);
+		return NULL;
+	}
+	p->sock = sock;
+	p->stub_pid = cred.pid;
+	return p;
+}
+
 /*
  * Takes at most so many connections, those of other users included: these are closed at once, and however many they are,
  * the pairs that we know, their heartbeats and deadlines have their turn in between.
@@ -290,8 +312,6 @@ static void accept_stubs(struct gatherer *g, int most)
 {
 	for (int i = 0; i < most; i++) {
 		int sock = accept4(g->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-		struct ucred cred = {.uid = (uid_t)-1};
-		socklen_t len = sizeof cred;
 		struct pair *p;
 
 		if (sock < 0 && (errno == EMFILE || errno == ENFILE) && g->reserve >= 0) {
@@ -309,14 +329,10 @@ static void accept_stubs(struct gatherer *g, int most)
 			exit(1); /* denied: nobody will ever be heard */
 		if (sock < 0)
 			return;
-		if (getsockopt(sock, SOL_SOCKET, SO_PEERCRED, &cred, &len) < 0 || cred.uid != geteuid() ||
-		    !(p = new_pair(g))) {
-			close(sock);
-			continue;
-		}
-		p->sock = sock;
-		p->stub_pid = cred.pid;
-		if (!watch(g, sock, ON_PAIR, (unsigned)g->npairs - 1)) {
+		p = admit(g, sock);
+		if (p)
+			test_stop("accepted");
+		if (p && !watch(g, sock, ON_PAIR, (unsigned)g->npairs - 1)) {
 			xclose(&p->sock); /* unheard it would wait for ever: now it execs */
 			pair_enter(p, PAIR_LOST, "no room to watch its connection");
 			g->arrived++;
@@ -687,6 +703,8 @@ static const char *candidate_refusal(struct gatherer *g, struct pair *p, bool *i
 	const char *why;
 
 	*inner = false;
+	if (g->unfit[0])
+		return g->unfit;
 	if (*p->refusal)
 		return p->refusal;
 	if (g->denied)
@@ -1977,13 +1995,28 @@ static const char *denied_call(const sigset_t *all)
 	return kill(getpid(), 0) < 0 ? "kill(2) is denied" : NULL;
 }
 
+/* What could not be done, on what, and why: each stub is told. -1. */
+static int unfit(struct gatherer *g, const char *call, const char *object)
+{
+	snprintf(g->unfit, sizeof g->unfit, "the gatherer cannot work: %s of %s: %s", call, object, strerror(errno));
+	return -1;
+}
+
 static int start(struct gatherer *g)
 {
 	struct rlimit limit;
 	struct timespec now;
 	sigset_t all;
-	ssize_t n = readlink("/proc/self/exe", g->proxy_object, sizeof g->proxy_object - 32);
+	ssize_t n;
 
+	g->epoll = g->sigfd = g->reserve = -1;
+	g->listener = PSPAWN_LISTENER_FD;
+	g->pid = getpid();
+	g->started_us = g->last_heartbeat_us = now_us();
+	g->profile_context = -1;
+	g->report_writer.ended = g->profile_writer.ended = -1;
+	g->mover.sock = g->mover.context = -1;
+	g->topology.xml = g->topology.number = g->topology.told = -1;
 	pspawn_take_common_settings(&g->own_settings);
 	/* A stub may have come with SIGCHLD ignored, and then the kernel would keep every status from us. */
 	signal(SIGCHLD, SIG_DFL);
@@ -1991,8 +2024,13 @@ static int start(struct gatherer *g)
 	g->denied = denied_call(&all);
 	sigemptyset(&all);
 	sigaddset(&all, SIGCHLD);
-	if (n <= 0 || sys2(__NR_clock_gettime, 1, &now) < 0 || geteuid() == (uid_t)-1)
+	prctl(PR_SET_CHILD_SUBREAPER, 1);
+	prctl(PR_SET_NAME, "pspawn-gather");
+	if (sys2(__NR_clock_gettime, 1, &now) < 0 || geteuid() == (uid_t)-1)
 		return -1; /* there would be no deadlines, or no stub of ours */
+	n = readlink("/proc/self/exe", g->proxy_object, sizeof g->proxy_object - 32);
+	if (n <= 0)
+		return unfit(g, "readlink", "/proc/self/exe");
 	g->proxy_object[n] = 0;
 	strcpy(strrchr(g->proxy_object, '/'), "/libpspawn_proxy.so");
 	if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
@@ -2006,27 +2044,72 @@ static int start(struct gatherer *g)
 		limit.rlim_cur = limit.rlim_max;
 		setrlimit(RLIMIT_FSIZE, &limit);
 	}
-	prctl(PR_SET_CHILD_SUBREAPER, 1);
-	prctl(PR_SET_NAME, "pspawn-gather");
-	g->pid = getpid();
-	g->profile_context = -1;
-	g->report_writer.ended = g->profile_writer.ended = -1;
 	if (getrandom(&g->report_number, sizeof g->report_number, 0) < 0)
-		return -1;
-	g->mover.sock = g->mover.context = -1;
-	g->topology.xml = g->topology.number = g->topology.told = -1;
-	g->listener = PSPAWN_LISTENER_FD;
-	/* where the stub could not put it there, this is some descriptor of the job's */
-	if (!is_listener(g->listener) || fcntl(g->listener, F_SETFD, FD_CLOEXEC) < 0 ||
-	    fcntl(g->listener, F_SETFL, O_NONBLOCK) < 0)
-		return -1;
+		return unfit(g, "getrandom", "the name of a report's part");
+	if (fcntl(g->listener, F_SETFD, FD_CLOEXEC) < 0 || fcntl(g->listener, F_SETFL, O_NONBLOCK) < 0)
+		return unfit(g, "fcntl", "the listening socket");
 	g->epoll = epoll_create1(EPOLL_CLOEXEC);
+	if (g->epoll < 0)
+		return unfit(g, "epoll_create1", "a descriptor");
 	g->sigfd = signalfd(-1, &all, SFD_CLOEXEC | SFD_NONBLOCK);
+	if (g->sigfd < 0)
+		return unfit(g, "signalfd", "SIGCHLD");
 	g->reserve = open("/dev/null", O_RDONLY | O_CLOEXEC);
-	g->started_us = g->last_heartbeat_us = now_us();
-	if (g->epoll < 0 || g->sigfd < 0)
-		return -1;
-	return watch(g, g->listener, ON_LISTENER, 0) && watch(g, g->sigfd, ON_SIGNAL, 0) ? 0 : -1;
+	if (!watch(g, g->listener, ON_LISTENER, 0))
+		return unfit(g, "epoll_ctl", "the listening socket");
+	return watch(g, g->sigfd, ON_SIGNAL, 0) ? 0 : unfit(g, "epoll_ctl", "SIGCHLD");
+}
+
+static bool readable(int fd, int64_t us)
+{
+	struct pollfd wait = {.fd = fd, .events = POLLIN};
+
+	return us > 0 && poll(&wait, 1, (int)(us / 1000) + 1) > 0;
+}
+
+/* Hears the whole of it: a stub whose gatherer closes the connection before cannot know why. */
+static void refuse_one(struct gatherer *g)
+{
+	int sock = accept4(g->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	struct pair *p = sock >= 0 ? admit(g, sock) : NULL;
+	int64_t until = now_us() + REFUSAL_US;
+
+	if (sock < 0 && (errno == EPERM || errno == ENOSYS))
+		exit(1); /* denied: nobody will ever be heard */
+	if (sock < 0)
+		poll(NULL, 0, 10); /* no descriptors, no memory: that may pass */
+	while (p && p->state == PAIR_CONNECTED && readable(p->sock, until - now_us()))
+		while (p->state == PAIR_CONNECTED && take_arrival(g, g->npairs - 1))
+			;
+	if (!p)
+		return;
+	if (p->state == PAIR_CONNECTED) {
+		pair_enter(p, PAIR_LOST, "it did not complete its arrival");
+		g->arrived++;
+	}
+	xclose(&p->sock);
+	xclose(&p->channel);
+}
+
+/*
+ * Without what it needs to work, the gatherer tells each stub of the node so, one after the other: that needs two
+ * descriptors, for which it has room where its standard ones are.
+ */
+static void refuse_all(struct gatherer *g)
+{
+	int64_t until = g->started_us + FIRST_CONTACT_US;
+
+	for (int fd = 0; fd < PSPAWN_LISTENER_FD; fd++)
+		close(fd);
+	xclose(&g->epoll);
+	xclose(&g->sigfd);
+	xclose(&g->reserve);
+	fcntl(g->listener, F_SETFL, O_NONBLOCK);
+	while ((!g->local_size || g->arrived < g->local_size) && readable(g->listener, until - now_us())) {
+		refuse_one(g);
+		if (g->local_size)
+			until = now_us() + LINGER_US;
+	}
 }
 
 int main(int argc, char **argv)
@@ -2034,8 +2117,17 @@ int main(int argc, char **argv)
 	static struct gatherer g;
 	struct epoll_event events[64];
 
-	if (start(&g) < 0)
+	/* where the stub could not put it there, this is some descriptor of the job's */
+	if (!is_listener(PSPAWN_LISTENER_FD))
 		return 1;
+	test_stop("started");
+	if (start(&g) < 0 && !g.unfit[0])
+		return 1;
+	if (g.unfit[0]) {
+		refuse_all(&g);
+		return 1;
+	}
+	test_stop("watching");
 	g.mover.address = argc > 1 ? argv[1] : NULL;
 	do {
 		int wait_ms = g.report_due_us	? RELEASE_GRACE_US / 1000

@@ -183,7 +183,9 @@ struct gatherer {
 	char record_reason[PSPAWN_REASON_LEN]; /* why there is no profile of it */
 	bool warned;			       /* of ranks that died early */
 	struct topology topology;
-	uint64_t said; /* entries of the trace that a stub was given */
+	uint64_t said;		       /* entries of the trace that a stub was given */
+	char unfit[PSPAWN_REASON_LEN]; /* why it cannot work; empty: it can */
+	bool unfit_said;	       /* a stub was asked to say it on standard error */
 };
 
 /* gather.c */

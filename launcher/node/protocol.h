@@ -45,12 +45,17 @@ enum {
 /* gatherer -> stub */
 enum {
 	GATHER_HEARTBEAT = 1, /* reason: a line of the gatherer's trace for standard error, or empty */
-	GATHER_PLAIN,	 /* exec the application yourself; reason; status: not 0 for a wrapper around another stub */
+	GATHER_PLAIN,	      /* exec the application yourself; reason; status: of enum gather_plain */
 	GATHER_PREPARED, /* your rank stands at the gate, as do all others: commit and release it; pid; status: not 0 if
 			       something may have to be said of its first second */
 	GATHER_STATUS, /* the rank has ended; wait status; perhaps a directory in which to die with a core flag; reason:
 			       what to say */
 	GATHER_LAST_STATUS, /* the same; it was the last, and the gatherer ends now: wait for that */
+};
+
+enum gather_plain {
+	PLAIN_WRAPS = 1, /* the application is a wrapper around another stub */
+	PLAIN_SAY = 2,	 /* say the reason on standard error in any case, as one for all of the node */
 };
 
 struct gather_msg {

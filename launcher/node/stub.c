@@ -19,6 +19,8 @@
 #define SOL_SOCKET 1
 #define SO_PEERCRED 17
 #define SO_SNDTIMEO 21
+#define PROT_READ_WRITE 3
+#define MAP_SHARED_ANONYMOUS 0x21
 #define MAX_FDS 4096
 #define POLLED_FDS 1024
 #define POLLED_AT_ONCE 64
@@ -39,6 +41,7 @@ struct stub {
 	const char *mover; /* its mover's address */
 	int require, verbose, report_pages, off, found;
 	int by_engine; /* PSPAWN_BY_ENGINE */
+	int says;      /* why it launches plainly, though not verbose: for all of the node */
 	int wraps;     /* what it execs starts another stub, for which --pspawn-require holds */
 	struct engine_job job;
 	uint64_t sigmask; /* as the engine left it */
@@ -142,7 +145,7 @@ static void __attribute__((noreturn)) launch_plainly(const char *why)
 		complain("not launched, because --pspawn-require forbids a plain launch: ", why, "", "");
 		sys_exit(1);
 	}
-	if (stub.verbose && why)
+	if ((stub.verbose || stub.says) && why)
 		complain("launched plainly: ", why, "", "");
 	exec_plainly();
 }
@@ -561,6 +564,39 @@ static int put_at(int number, int fd)
 	return sys_fcntl(fd, RAW_F_DUPFD, number) == number;
 }
 
+/* What a process on its way to become the gatherer could not do; shared with it. NULL: there is no memory for that. */
+static struct start_failure {
+	const char *call, *object; /* string literals */
+	int err;
+} * start_failure;
+
+static void note_failure(const char *call, const char *object, long err)
+{
+	if (!start_failure || err >= 0)
+		return;
+	start_failure->call = call;
+	start_failure->object = object;
+	start_failure->err = (int)err;
+}
+
+/* Why there is no gatherer, for this process and for people; NULL if nothing is known to have failed. */
+static const char *why_not_started(void)
+{
+	static char text[PSPAWN_REASON_LEN];
+	struct raw_text t = {text, sizeof text, 0};
+
+	if (!start_failure || !start_failure->err)
+		return NULL;
+	raw_put(&t, "the gatherer cannot be started: ");
+	raw_put(&t, start_failure->call);
+	raw_put(&t, " of ");
+	raw_put(&t, start_failure->object);
+	raw_put(&t, ": ");
+	raw_put(&t, error_text(start_failure->err));
+	stub.says |= stub.job.local_rank == 0;
+	return text;
+}
+
 /* Starts pspawn-gather with the listening socket, detached from the engine: not its child, in a group of its own. */
 static void start_gatherer(int listener)
 {
@@ -571,8 +607,15 @@ static void start_gatherer(int listener)
 	uint64_t ignore[4] = {1 /* SIG_IGN */, 0, 0, 0}, old[4] = {0, 0, 0, 0};
 	long n = sys4(__NR_readlinkat, RAW_AT_FDCWD, "/proc/self/exe", path, sizeof path - 1), pid;
 
-	if (n <= 0)
+	if (!start_failure) {
+		start_failure = sys_mmap(NULL, sizeof *start_failure, PROT_READ_WRITE, MAP_SHARED_ANONYMOUS, -1, 0);
+		if ((unsigned long)start_failure > -4096ul)
+			start_failure = NULL;
+	}
+	if (n <= 0) {
+		note_failure("readlinkat", "/proc/self/exe", n < 0 ? n : -ENOENT);
 		return;
+	}
 	for (int slashes = 0; n > 0 && slashes < 2; n--)
 		slashes += path[n - 1] == '/';
 	t.at = (size_t)n;
@@ -585,6 +628,7 @@ static void start_gatherer(int listener)
 	if (subreaper)
 		sys_prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0);
 	pid = sys5(__NR_clone, 17, 0, 0, 0, 0);
+	note_failure("clone", "a process", pid);
 	if (pid > 0)
 		sys4(__NR_wait4, pid, NULL, 0x40000000 /* __WALL */, NULL);
 	sys4(__NR_rt_sigaction, 17, old, NULL, 8); /* in the gatherer too: it reads what it inherits */
@@ -599,20 +643,38 @@ static void start_gatherer(int listener)
 	else
 		sys2(__NR_setpgid, 0, 0);
 	pid = sys5(__NR_clone, 17, 0, 0, 0, 0);
+	note_failure("clone", "a process", pid);
 	if (pid != 0)
 		sys_exit(0);
+	STUB_TEST_STOP("forked");
 	long null = sys_open("/dev/null", RAW_O_RDWR | RAW_O_CLOEXEC);
 	long high = sys_fcntl(listener, RAW_F_DUPFD_CLOEXEC, PSPAWN_LISTENER_FD + 1);
 
+	note_failure("open", "/dev/null", null);
+	note_failure("fcntl", "the listening socket", high);
 	if (null < 0 || high < 0)
 		sys_exit(1);
 	null = sys_fcntl((int)null, RAW_F_DUPFD_CLOEXEC, PSPAWN_LISTENER_FD + 1);
 	for (int fd = 0; fd <= PSPAWN_LISTENER_FD; fd++)
-		if (!put_at(fd, (int)(fd < 3 ? null : high)))
+		if (!put_at(fd, (int)(fd < 3 ? null : high))) {
+			note_failure("fcntl", fd < 3 ? "/dev/null" : "the listening socket", -EBADF);
 			sys_exit(1);
+		}
 	raw_close_range(PSPAWN_LISTENER_FD + 1, ~0u, (unsigned)(high > null ? high : null) + 4);
-	sys3(__NR_execve, path, argv, stub.envp);
+	note_failure("execve", "pspawn-gather", sys3(__NR_execve, path, argv, stub.envp));
 	sys_exit(1);
+}
+
+/* Is this the stub that is to start the gatherer? The first to bind is. */
+static int binds(int sock, const struct address *address, int len)
+{
+	if (sys3(__NR_bind, sock, address, len) < 0)
+		return 0;
+	STUB_TEST_STOP("bound");
+	if (sys2(__NR_listen, sock, 4096) < 0)
+		return 0;
+	STUB_TEST_STOP("listening");
+	return 1;
 }
 
 /* Connects to the gatherer, which the first stub to bind starts. 0, or a negative errno. */
@@ -623,7 +685,7 @@ static int meet_gatherer(void)
 	long ret = -ECONNREFUSED;
 	int started = 0; /* gatherers: one that cannot begin is not started without end */
 
-	for (int attempt = 0; attempt < 200 && started < MOST_GATHERERS; attempt++) {
+	for (int attempt = 0; attempt < 200 && started < MOST_GATHERERS && !why_not_started(); attempt++) {
 		long sock = sys3(__NR_socket, AF_UNIX, SOCK_SEQPACKET_CLOEXEC, 0);
 
 		if (sock < 0)
@@ -642,7 +704,7 @@ static int meet_gatherer(void)
 		sock = sys3(__NR_socket, AF_UNIX, SOCK_SEQPACKET_CLOEXEC, 0);
 		if (sock < 0)
 			return (int)sock;
-		if (sys3(__NR_bind, sock, &address, len) == 0 && sys2(__NR_listen, sock, 4096) == 0) {
+		if (binds((int)sock, &address, len)) {
 			start_gatherer((int)sock);
 			started++;
 			STUB_TEST_STOP("gatherer-started");
@@ -838,7 +900,8 @@ static const char *await_prepared(struct gather_msg *msg)
 		heard = raw_monotonic_us();
 		msg->reason[sizeof msg->reason - 1] = 0;
 		if (msg->kind == GATHER_PLAIN) {
-			stub.wraps = msg->status != 0;
+			stub.wraps = msg->status & PLAIN_WRAPS;
+			stub.says = msg->status & PLAIN_SAY;
 			return msg->reason;
 		}
 		if (msg->kind == GATHER_HEARTBEAT && stub.verbose && msg->reason[0])
@@ -861,7 +924,7 @@ static const char *negotiate(struct gather_msg *msg)
 	stub.sock_died = 0;
 	stub.buffered = 0;
 	if (meet_gatherer() < 0)
-		return "the gatherer cannot be reached";
+		return why_not_started() ? why_not_started() : "the gatherer cannot be reached";
 	if (!gatherer_is_ours())
 		return "another user holds the gatherer's address";
 	STUB_TEST_STOP("connected");
@@ -1120,11 +1183,15 @@ void stub_main(long *stack)
 	STUB_TEST_STOP("started");
 	why = negotiate(&msg);
 	/* Stubs that come later start another gatherer, which must not wait for this one: tell it too. A dying process's
-	 * descriptors are closed last to first, so its listening socket still takes connections for a moment. */
+	 * descriptors are closed last to first, so its listening socket still takes connections for a moment. Where none can
+	 * be started, this also tells why the one before died. */
 	for (int attempt = 0; why && stub.sock_died && attempt < 20; attempt++) {
+		const char *again;
+
 		stub.refusal = why;
 		raw_sleep_ms(1);
-		negotiate(&msg);
+		again = negotiate(&msg);
+		why = again && !stub.sock_died ? again : why;
 	}
 	if (why)
 		launch_plainly(why);

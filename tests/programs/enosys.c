@@ -22,6 +22,16 @@ static const struct {
 	{"pidfd_getfd", SYS_pidfd_getfd},
 	{"pidfd_send_signal", SYS_pidfd_send_signal},
 	{"madvise", SYS_madvise},
+	{"getrandom", SYS_getrandom},
+	{"epoll_create1", SYS_epoll_create1},
+	{"epoll_ctl", SYS_epoll_ctl},
+	{"signalfd4", SYS_signalfd4},
+	{"fcntl", SYS_fcntl},
+	{"dup3", SYS_dup3},
+	{"readlinkat", SYS_readlinkat},
+#ifdef SYS_readlink // newer architectures have but readlinkat
+	{"readlink", SYS_readlink},
+#endif
 };
 
 int main(int argc, char **argv)
