@@ -126,6 +126,15 @@ static void write_report(struct gatherer *g)
 		writer_start(g, &g->report_writer, report_write, NULL);
 }
 
+/* slurmstepd looks for processes of a step when its tasks have ended. pspawn-mpirun waits for a slow writer instead. */
+static bool no_writer_may_stay(const struct gatherer *g)
+{
+	for (int i = 0; i < g->npairs; i++)
+		if (g->pairs[i]->blob && g->pairs[i]->a.engine == PSPAWN_SLURM)
+			return true;
+	return false;
+}
+
 /*
  * Before the message that lets the last stub go: afterwards the launcher's user may read the report, and start the program
  * again with its profile. No other pair's end waits for this; and this one no longer than REPORT_HOLD_US.
@@ -136,9 +145,9 @@ static void report_before_last(struct gatherer *g)
 		if (is_live(g->pairs[i]) && g->pairs[i]->state < PAIR_MIRRORED)
 			return;
 	warm_wait(g);
-	writer_wait(g, &g->report_writer, REPORT_HOLD_US);
+	writer_wait(g, &g->report_writer, REPORT_HOLD_US, true);
 	write_report(g);
-	writer_wait(g, &g->report_writer, REPORT_HOLD_US);
+	writer_wait(g, &g->report_writer, REPORT_HOLD_US, no_writer_may_stay(g));
 	g->report_due_us = 0;
 }
 
@@ -2172,7 +2181,7 @@ int main(int argc, char **argv)
 			accept_stubs(&g, BACKLOG); /* somebody may have connected a moment ago */
 	} while (has_work(&g) && !g.ending);
 	warm_wait(&g);
-	writer_wait(&g, &g.report_writer, REPORT_HOLD_US);
+	writer_wait(&g, &g.report_writer, REPORT_HOLD_US, no_writer_may_stay(&g));
 	topology_end(&g);
 	kill_strays();
 	return 0;

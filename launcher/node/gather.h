@@ -258,8 +258,9 @@ bool report_wanted(const struct gatherer *g);
 bool writer_start(struct gatherer *g, struct writer *w, bool (*work)(struct gatherer *, void *), void *arg);
 /* writer.c: was this child the writer? */
 bool writer_reaped(struct writer *w, pid_t pid, int status);
-/* writer.c: waits for its end; kills it when stubs have been held for so long in all. Whether it has ended by itself. */
-bool writer_wait(struct gatherer *g, struct writer *w, int64_t hold_us);
+/* writer.c: waits for its end until stubs have been held for so long in all; then it is killed, or goes on alone. Whether it
+ * has ended by itself. */
+bool writer_wait(struct gatherer *g, struct writer *w, int64_t hold_us, bool then_killed);
 /* report.c: undoes the percent-encoding that keeps a value one word of the engine's agent string. */
 void percent_decode(const char *s, char *out, size_t size);
 

@@ -352,6 +352,19 @@ bool report_wanted(const struct gatherer *g)
 	return false;
 }
 
+#ifdef PSPAWN_TEST
+/* As a slow file system: for so many milliseconds the part stays unfinished. */
+static void test_delay(void)
+{
+	const char *ms = getenv("PSPAWN_TEST_WRITER_MS");
+
+	if (ms)
+		usleep((useconds_t)atoi(ms) * 1000);
+}
+#else
+#define test_delay() ((void)0)
+#endif
+
 /*
  * The directory may be one that others can write to: nothing that is there already is opened, and no link followed.
  * pspawn-mpirun gives one that is the user's alone.
@@ -379,6 +392,7 @@ bool report_write(struct gatherer *g, void *unused)
 	unlinkat(dir, temporary, 0);
 	fd = openat(dir, temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
 	f = fd >= 0 ? fdopen(fd, "w") : NULL;
+	test_delay();
 	if (f) {
 		gethostname(host, sizeof host - 1);
 		put_node(f, g, host);

@@ -121,7 +121,7 @@ bool warm_writer_ended(struct gatherer *g, pid_t pid, int status)
 
 void warm_wait(struct gatherer *g)
 {
-	if (writer_wait(g, &g->profile_writer, PROFILE_HOLD_US)) {
+	if (writer_wait(g, &g->profile_writer, PROFILE_HOLD_US, true)) {
 		settle_profile(g);
 	} else if (g->profile_context >= 0) {
 		g->profile_context = -1;

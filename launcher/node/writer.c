@@ -16,6 +16,8 @@
 
 /* A writer ends by itself after this, also if nobody is left to end it. */
 #define WRITER_S 10
+/* For one that was killed to be gone, if it does not hang in the kernel. */
+#define KILL_MS 200
 
 /* Only the pipe's end is kept, which tells by its closing that the writer has ended. */
 static void become_writer(int end)
@@ -71,7 +73,7 @@ bool writer_reaped(struct writer *w, pid_t pid, int status)
 }
 
 /* All holds of a launch together are bounded: where one was in vain, the next would be as well. */
-bool writer_wait(struct gatherer *g, struct writer *w, int64_t hold_us)
+bool writer_wait(struct gatherer *g, struct writer *w, int64_t hold_us, bool then_killed)
 {
 	int64_t began = now_us();
 	struct pollfd end = {.fd = w->ended, .events = POLLIN};
@@ -81,8 +83,10 @@ bool writer_wait(struct gatherer *g, struct writer *w, int64_t hold_us)
 		return true;
 	n = poll(&end, 1, g->held_us < hold_us ? (int)((hold_us - g->held_us) / 1000) : 0);
 	g->held_us += now_us() - began;
-	if (n <= 0)
+	if (n <= 0 && then_killed) {
 		kill(w->pid, SIGKILL);
+		poll(&end, 1, KILL_MS);
+	}
 	if (waitpid(w->pid, &status, n > 0 ? 0 : WNOHANG) == w->pid)
 		finish(w, status);
 	return n > 0;

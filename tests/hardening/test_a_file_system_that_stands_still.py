@@ -127,3 +127,17 @@ def test_pspawn_mpirun_gives_up_and_ends_as_mpirun(
     finally:
         slow.thaw()
     assert processes.wait_until(lambda: not processes.of_test(one_launcher.mark), 3)
+
+
+def test_a_report_that_cannot_be_begun_there(one_launcher: Launcher, slow: frozen.FileSystem, tmp_path: Path) -> None:
+    """pspawn-mpirun says so before anything is started."""
+    one_launcher.directory = slow.path
+    slow.freeze()
+    try:
+        started = one_launcher.start(["true"], 2, pspawn=Pspawn("preinit", door="mpirun"), cwd=tmp_path)
+        run = started.finish(timeout=20)
+    finally:
+        slow.thaw()
+    assert run.rc == 2, run
+    assert "the file system does not answer" in run.stderr, run
+    assert processes.wait_until(lambda: not processes.of_test(one_launcher.mark), 3)

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Optional
 from pspawn.engine import ENGINES, HYDRA, SLURM, EngineError, Launch, Mpirun, StubOptions, command_line, detect, plain
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import click
 
     from pspawn.engine.parts import Place
@@ -24,7 +26,11 @@ TO_STDERR = ("", "-", "1")
 """What asks for a report without naming a file."""
 USAGE_ERROR = 2
 WRITE_SECONDS = 10
-"""For putting a report together, after mpirun has ended."""
+"""For making the parts' directory; and for putting a report together, after mpirun has ended."""
+PART_SECONDS = 5
+"""Of these, for parts that are still being written."""
+NONE_SECONDS = 2
+"""And for the first to be begun, which a node's last stub is held for only for a second."""
 HELP_WORDS = ("help", "h")
 VERSION_WORDS = ("version", "V")
 
@@ -281,13 +287,9 @@ class Reporting:
         self.path = parts.base_of(self.directory)
 
     def launch(self, launch: Launch) -> NoReturn:
-        from pspawn.engine import parts, supervise
+        from pspawn.engine import supervise
 
-        parts.remove_old(self.beside)
-        try:
-            place = parts.make_place(self.directory)
-        except OSError as error:
-            raise EngineError(f"--pspawn-report: {self.directory}: {error.strerror}", USAGE_ERROR) from None
+        place = self._place()
         argv = [self.mpirun.name, *launch.args]
         try:
             status = supervise.run(self.mpirun.path, argv, {**os.environ, **launch.env})
@@ -297,31 +299,81 @@ class Reporting:
         self._write_in_time(launch, supervise.exit_code(status), place)
         supervise.end_like(status)
 
-    def _write_in_time(self, launch: Launch, exit_code: int, place: Place) -> None:
-        """In a process that may hang alone: the file system may stand still, and mpirun has ended.
+    def _place(self) -> Place:
+        import mmap
 
-        Whatever fails here is one line, and the exit code stays mpirun's.
+        from pspawn.engine import parts
+
+        identity = mmap.mmap(-1, 16)  # shared with who makes the directory
+
+        def make() -> int:
+            parts.remove_old(self.beside)
+            try:
+                made = parts.make_place(self.directory).identity
+            except OSError as error:
+                say(f"--pspawn-report: {self.directory}: {error.strerror}")
+                return USAGE_ERROR
+            identity[:] = b"".join(number.to_bytes(8, "little") for number in made)
+            return 0
+
+        try:
+            code = self._apart(make)
+        except OSError as error:
+            raise EngineError(f"--pspawn-report: {self.directory}: {error.strerror}", USAGE_ERROR) from None
+        if code is None:
+            raise EngineError(f"--pspawn-report: {self.directory}: the file system does not answer", USAGE_ERROR)
+        device, inode = (int.from_bytes(identity[at : at + 8], "little") for at in (0, 8))
+        if code or not inode:  # which it has said
+            leave(code or USAGE_ERROR)
+        return parts.Place(self.directory, (device, inode))
+
+    def _write_in_time(self, launch: Launch, exit_code: int, place: Place) -> None:
+        """mpirun has ended: whatever fails here is one line, and the exit code stays mpirun's."""
+
+        def work() -> int:
+            self._write(launch, exit_code, place)
+            place.remove()
+            return 0
+
+        try:
+            if self._apart(work) is None:
+                say(f"report: {self.file or self.path}: the file system does not answer")
+        except OSError as error:
+            say(f"report: {self.file or self.path}: no process to write it: {error.strerror}")
+
+    def _apart(self, work: Callable[[], int]) -> int | None:
+        """What this returns, in a process that may hang alone, since the file system may stand still; None if it hangs.
+
+        What it says is passed on. OSError if there can be no such process.
         """
         from pspawn.engine import supervise
 
+        reader, writer = supervise.pipe()
         try:
-            reader, writer = supervise.pipe()
             child = os.fork()
-        except OSError as error:
-            say(f"report: {self.file or self.path}: no process to write it: {error.strerror}")
-            return
+        except OSError:
+            os.close(reader)
+            os.close(writer)
+            raise
         if child == 0:
-            self._become_writer(launch, exit_code, place, writer)
+            self._work_apart(work, writer)
         os.close(writer)
-        if not _passed_on(reader, WRITE_SECONDS):
+        answered = _passed_on(reader, WRITE_SECONDS)
+        os.close(reader)
+        if not answered:
             os.kill(child, signal.SIGKILL)
-            say(f"report: {self.file or self.path}: the file system does not answer")
-            return  # not waited for: while the kernel waits for the device, even SIGKILL does
-        status = os.waitpid(child, 0)[1]
+            return None  # not waited for: while the kernel waits for the device, even SIGKILL does
+        try:
+            status = os.waitpid(child, 0)[1]
+        except ChildProcessError:  # SIGCHLD is ignored, until mpirun is started
+            return 0
         if os.WIFSIGNALED(status):
             say(f"report: {self.file or self.path}: who wrote it was ended by signal {os.WTERMSIG(status)}")
+            return 1
+        return os.WEXITSTATUS(status)
 
-    def _become_writer(self, launch: Launch, exit_code: int, place: Place, writer: int) -> NoReturn:
+    def _work_apart(self, work: Callable[[], int], writer: int) -> NoReturn:
+        code = 1
         try:
             null = os.open(os.devnull, os.O_RDWR)
             for fd, new in ((null, 0), (null, 1), (writer, 2)):
@@ -332,12 +384,11 @@ class Reporting:
                 signal.signal(number, signal.SIG_IGN)
             signal.alarm(WRITE_SECONDS)
             sys.stderr = open(2, "w", errors="backslashreplace", closefd=False)  # noqa: SIM115
-            self._write(launch, exit_code, place)
-            place.remove()
+            code = work()
         except BaseException as error:
             say(f"report: {self.file or self.path}: {type(error).__name__}: {error}")
         finally:
-            os._exit(0)
+            os._exit(code)
 
     def _write(self, launch: Launch, exit_code: int, place: Place) -> None:
         from pspawn import report
@@ -352,13 +403,15 @@ class Reporting:
             "plain": launch.plain,
         }
         try:
-            merged = report.merge(place.parts(), header)
+            merged = report.merge(place.awaited_parts(0 if launch.plain else NONE_SECONDS, PART_SECONDS), header)
             for line in merged.unusable:
                 say(line)
             if self.file:
                 report.write(self.file, merged.report, place)
             else:
                 to_stderr(report.table(report.from_dict(merged.report)))
+            if not (merged.parts or merged.unusable or launch.plain):
+                say(f"report: {self.file or self.path}: no node has written its part")
         except report.ReportError as error:
             say(str(error))
         except OSError as error:

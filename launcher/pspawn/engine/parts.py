@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
@@ -34,6 +35,22 @@ class Place(NamedTuple):
     def parts(self) -> list[str]:
         """The parts in it. OSError if it is not there any more."""
         return sorted(os.path.join(self.path, name) for name in self._names() if name.startswith(f"{_BASE}.part-"))
+
+    def awaited_parts(self, first: float, complete: float) -> list[str]:
+        """The parts, once they are complete: waits so many seconds for one to be begun, and for those that are.
+
+        On a slow file system a node's writer goes on when its last stub has ended. OSError as above.
+        """
+        began = time.monotonic()
+        while True:
+            names = self._names()
+            unfinished = any(name.startswith(f"{_BASE}.unfinished-") for name in names)
+            patience = (
+                complete if unfinished else 0 if any(name.startswith(f"{_BASE}.part-") for name in names) else first
+            )
+            if time.monotonic() - began >= patience:
+                return self.parts()
+            time.sleep(0.02)
 
     def remove(self) -> None:
         """With what launches put into it, as far as that is possible; what else is in it stays, and so does it."""
