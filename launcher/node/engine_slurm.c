@@ -58,8 +58,12 @@ int slurm_job(char **envp, struct engine_job *job)
 
 char *slurm_take_words(char **envp)
 {
+	const char *set = engine_getenv(envp, SPANK_WORDS);
 	char **to = envp, *words = NULL;
 
+	/* a variable of this name that the user has set is the application's */
+	if (!set || !raw_starts(set, SPANK_OPTION "=") || !engine_getenv(envp, "SLURM_STEP_ID"))
+		return NULL;
 	for (char **from = envp; *from; from++)
 		if (raw_starts(*from, SPANK_WORDS "="))
 			words = *from + sizeof SPANK_WORDS;

@@ -345,7 +345,17 @@ static uint32_t choose(const char *value, const char *const *names, const char *
 	sys_exit(2);
 }
 
-/* The variable that made the engine start this stub must not reach the rank. */
+/* Is one of the command's words this program? */
+static int names_stub(const char *command)
+{
+	for (const char *s = command; *s; s++)
+		if (raw_starts(s, "pspawn-stub") && (s == command || s[-1] == '/' || s[-1] == ' ') &&
+		    (!s[sizeof "pspawn-stub" - 1] || s[sizeof "pspawn-stub" - 1] == ' '))
+			return 1;
+	return 0;
+}
+
+/* The variable that made the engine start this stub must not reach the rank; another agent's is the user's. */
 static void remove_agent_variable(void)
 {
 	static const char *const names[] = {"OMPI_MCA_orte_fork_agent=", "PRTE_MCA_odls_base_exec_agent="};
@@ -354,12 +364,7 @@ static void remove_agent_variable(void)
 		char **to = stub.envp;
 
 		for (char **from = stub.envp; *from; from++) {
-			int ours = 0;
-
-			if (raw_starts(*from, names[n]))
-				for (const char *s = *from; *s; s++)
-					ours |= raw_starts(s, "pspawn-stub");
-			if (!ours)
+			if (!raw_starts(*from, names[n]) || !names_stub(*from + raw_strlen(names[n])))
 				*to++ = *from;
 		}
 		*to = NULL;
