@@ -69,10 +69,12 @@ def show(names: tuple[str, ...]) -> None:
 @click.argument("names", nargs=-1, metavar="[PROFILE…]")
 def clear(names: tuple[str, ...]) -> None:
     """Remove profiles: those that are named, or all."""
+    from pspawn import warm
+
     removed = 0
     for p in _chosen(names) if names else _read():
         try:
-            p.path.unlink(missing_ok=True)
+            warm.remove(p)
         except OSError as error:
             raise click.ClickException(f"{p.path}: {error.strerror}") from None
         removed += 1

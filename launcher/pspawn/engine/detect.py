@@ -7,9 +7,12 @@ time never see half of one; one that can't be read, understood or written is don
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from pspawn.engine import ENGINES, HYDRA, OPENMPI, PRRTE, SLURM, EngineError, Mpirun, percent_encoded, startable
 
@@ -163,23 +166,49 @@ def _key(path: str) -> list[str]:
     return ["1", percent_encoded(path), *map(str, (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns))]
 
 
-def _cache_file(key: list[str]) -> str | None:
+def _cache() -> str | None:
     base = os.environ.get("XDG_CACHE_HOME", "")
     if not os.path.isabs(base):
         home = os.environ.get("HOME", "")
         if not os.path.isabs(home):
             return None
         base = os.path.join(home, ".cache")
-    return os.path.join(base, "pspawn", f"engine-{key[2]}-{key[3]}")
+    return os.path.join(base, "pspawn")
+
+
+@contextmanager
+def _opened(cache: str) -> Iterator[int]:
+    """The cache's descriptor. OSError if it is not this user's alone: it may lie where others can write."""
+    directory = os.open(cache, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        _check(os.fstat(directory))
+        yield directory
+    finally:
+        os.close(directory)
+
+
+def _check(found: os.stat_result) -> None:
+    if found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise OSError(errno.EPERM, "is another user's, or others may write to it")
+
+
+def _name(key: list[str]) -> str:
+    return f"engine-{key[2]}-{key[3]}"
 
 
 def _read_cache(key: list[str]) -> tuple[str, str] | None:
-    file = _cache_file(key)
-    if file is None:
+    cache = _cache()
+    if cache is None:
         return None
+    # O_NONBLOCK: a FIFO is opened at once, and seen to be one
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     try:
-        with open(file, encoding="utf-8") as opened:
-            fields = opened.read(65536).split("\n")
+        with _opened(cache) as directory, open(os.open(_name(key), flags, dir_fd=directory), "rb") as opened:
+            found = os.fstat(opened.fileno())
+            _check(found)
+            if not stat.S_ISREG(found.st_mode):
+                return None
+            fields = opened.read(65536).decode().split("\n")
     except (OSError, ValueError):
         return None
     if len(fields) != len(key) + 3 or fields[: len(key)] != key or fields[len(key)] not in ENGINES:
@@ -188,15 +217,19 @@ def _read_cache(key: list[str]) -> tuple[str, str] | None:
 
 
 def _write_cache(key: list[str], answer: tuple[str, str]) -> None:
-    file = _cache_file(key)
-    if file is None:
+    cache = _cache()
+    if cache is None:
         return
-    fresh = f"{file}.{os.uname().nodename}-{os.getpid()}"
-    try:
-        os.makedirs(os.path.dirname(file), mode=0o700, exist_ok=True)
-        with open(fresh, "w", encoding="utf-8") as opened:
-            opened.write("\n".join((*key, *answer, "")))
-        os.replace(fresh, file)
-    except (OSError, ValueError):
-        with suppress(OSError, ValueError):
-            os.unlink(fresh)
+    name = _name(key)
+    fresh = f"{name}.{os.uname().nodename}-{os.getpid()}"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with suppress(OSError, ValueError):
+        os.makedirs(cache, mode=0o700, exist_ok=True)
+        with _opened(cache) as directory:
+            try:
+                opened = os.open(fresh, flags, 0o600, dir_fd=directory)
+                with open(opened, "w", encoding="utf-8") as file:
+                    file.write("\n".join((*key, *answer, "")))
+                os.replace(fresh, name, src_dir_fd=directory, dst_dir_fd=directory)
+            except (OSError, ValueError):
+                os.unlink(fresh, dir_fd=directory)

@@ -6,11 +6,13 @@ A profile is a small text file in the user's cache, written by pspawn-gather (no
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -69,18 +71,40 @@ def read_all(where: Path | None) -> list[Profile]:
     if where is None:
         return []
     try:
-        paths = [path for path in where.iterdir() if _NAME.fullmatch(path.name)]
+        with _opened(where) as directory:
+            paths = [where / name for name in os.listdir(directory) if _NAME.fullmatch(name)]
+            found = [read(path, directory) for path in paths]
     except FileNotFoundError:
         return []
     except OSError as error:
         raise ProfileError(f"{where}: {error.strerror}") from None
-    return sorted((p for p in map(read, paths) if p), key=lambda p: (-p.recorded, p.path.name))
+    return sorted((p for p in found if p), key=lambda p: (-p.recorded, p.path.name))
 
 
-def read(path: Path) -> Profile | None:
-    """One of them; None if it is gone, or no regular file."""
+@contextmanager
+def _opened(where: Path) -> Iterator[int]:
+    """The cache's descriptor. OSError if launches do not use it either: it is another's, or others may write to it."""
+    directory = os.open(where, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        found = os.fstat(directory)
+        if found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise OSError(errno.EPERM, "is another user's, or others may write to it: no launch uses it")
+        yield directory
+    finally:
+        os.close(directory)
+
+
+def remove(profile: Profile) -> None:
+    """It may be gone already. OSError if it cannot be removed."""
+    with suppress(FileNotFoundError), _opened(profile.path.parent) as directory:
+        os.unlink(profile.path.name, dir_fd=directory)
+
+
+def read(path: Path, directory: int | None = None) -> Profile | None:
+    """One of them; None if it is gone, or no regular file. With a descriptor of its directory, in that."""
+    name = path if directory is None else path.name
+    try:
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, dir_fd=directory)
     except OSError:
         return None
     with open(fd, "rb") as file:
