@@ -163,19 +163,43 @@ static void dismiss(struct gatherer *g, struct pair *p, const char *reason)
 	g->unfit_said = g->unfit[0] != 0;
 }
 
-static void remove_core_dir(struct pair *p)
+/* The entries of a directory, which are removed if that is wanted. */
+static int count_entries(int fd, bool remove)
 {
-	DIR *dir = p->core_dir[0] ? opendir(p->core_dir) : NULL;
+	int own = openat(fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC), n = 0;
+	DIR *dir = own >= 0 ? fdopendir(own) : NULL;
 	struct dirent *e;
 
-	if (!dir)
-		return;
-	while ((e = readdir(dir)))
-		if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0)
-			unlinkat(dirfd(dir), e->d_name, 0);
-	closedir(dir);
-	rmdir(p->core_dir);
+	while (dir && (e = readdir(dir)))
+		if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0) {
+			n++;
+			if (remove)
+				unlinkat(fd, e->d_name, 0);
+		}
+	if (dir)
+		closedir(dir);
+	else if (own >= 0)
+		close(own);
+	return n;
+}
+
+static void remove_core_dir(struct pair *p)
+{
+	if (p->core_fd >= 0)
+		count_entries(p->core_fd, true);
+	xclose(&p->core_fd);
+	if (p->core_dir[0])
+		rmdir(p->core_dir);
 	p->core_dir[0] = 0;
+}
+
+/* Where /dev/shm is not sticky, somebody may have put another directory of ours in its place: then it is not new. */
+static bool is_new(int fd)
+{
+	struct stat st;
+
+	return fstat(fd, &st) == 0 && st.st_uid == geteuid() && (st.st_mode & 0777) == 0700 &&
+	       !count_entries(fd, false);
 }
 
 /*
@@ -186,7 +210,6 @@ static void remove_core_dir(struct pair *p)
 static int make_core_dir(struct pair *p)
 {
 	char pattern[16] = "|";
-	int fd;
 
 	if (raw_read_file("/proc/sys/kernel/core_pattern", pattern, sizeof pattern) <= 0 || pattern[0] == '|' ||
 	    pattern[0] == '@' || pattern[0] == '/')
@@ -196,10 +219,12 @@ static int make_core_dir(struct pair *p)
 		p->core_dir[0] = 0;
 		return -1;
 	}
-	fd = open(p->core_dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
-	if (fd < 0)
+	p->core_fd = open(p->core_dir, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (p->core_fd >= 0 && !is_new(p->core_fd))
+		xclose(&p->core_fd);
+	if (p->core_fd < 0)
 		remove_core_dir(p);
-	return fd;
+	return p->core_fd;
 }
 
 /*
@@ -267,7 +292,6 @@ static void mirror(struct gatherer *g, struct pair *p)
 			 "it crashed within a second of its fork at %s: see whether --pspawn-fork-point=%s helps",
 			 point, below);
 	tell(p, g->ending ? GATHER_LAST_STATUS : GATHER_STATUS, p->status, warning, fd);
-	xclose(&fd);
 }
 
 /* ---- arrivals ---- */
@@ -289,7 +313,7 @@ static struct pair *new_pair(struct gatherer *g)
 	}
 	if (!p)
 		return NULL;
-	p->sock = p->channel = -1;
+	p->sock = p->channel = p->core_fd = -1;
 	p->domain = p->context = -1;
 	g->pairs[g->npairs++] = p;
 	return p;

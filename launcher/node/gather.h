@@ -57,6 +57,7 @@ struct pair {
 	char reason[PSPAWN_REASON_LEN]; /* why it was not forked */
 	int64_t forked_us, released_us, entered_us;
 	char core_dir[64];
+	int core_fd;		   /* of that directory; -1: there is none */
 	bool warns;		   /* its stub is to say that ranks died early */
 	bool moves, moved;	   /* its rank has to go into other cgroups than the gatherer's; and did */
 	struct page_counts *pages; /* owned: where the rank's were when they were last looked at; NULL: nobody did */
