@@ -1,4 +1,4 @@
-"""Where /dev/shm is not sticky another user may put a link in place of the directory for a core: nothing behind it goes."""
+"""Where /dev/shm is not sticky another user may put a link in place of the directory for a core: what it names stays."""
 
 from __future__ import annotations
 
