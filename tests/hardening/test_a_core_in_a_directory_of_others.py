@@ -1,4 +1,4 @@
-"""Where /dev/shm is not sticky another user may put a link in place of the directory for a core: what it names stays."""
+"""Where /dev/shm is not sticky another user may put a link in place of the directory for a core: it stays whole."""
 
 from __future__ import annotations
 

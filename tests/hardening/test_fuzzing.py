@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from support import fuzzing
+from support import fuzzing, python_fuzzing
 
 EXECUTIONS = 1_000_000
 
@@ -25,6 +25,22 @@ def test_no_input_is_a_finding(fuzz_figures):
 def test_none_of_a_million_inputs_is_a_finding(fuzz_figures):
     """A million for each target, or as many as eight seconds have room for: the summary says which."""
     check(8, fuzz_figures)
+
+
+def check_python(seconds: float, figures: list[fuzzing.Figures]) -> None:
+    for f in python_fuzzing.fuzz_all(seconds, EXECUTIONS):
+        figures.append(f)
+        assert f.finding is None, f"{f.target}: {f.finding}"
+        assert f.executions > len(python_fuzzing.SMALLEST), f"{f.target} was not run"
+
+
+def test_no_file_of_others_is_a_finding(fuzz_figures):
+    check_python(1, fuzz_figures)
+
+
+@pytest.mark.long
+def test_none_of_many_files_of_others_is_a_finding(fuzz_figures):
+    check_python(8, fuzz_figures)
 
 
 def test_a_finding_would_be_seen(tmp_path, monkeypatch):
