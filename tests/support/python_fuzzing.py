@@ -22,7 +22,8 @@ SLOW_S = 2.0
 SMALLEST: list[bytes] = [b"", b"{}", b"[]", b"null", b"[" * 2000, b'{"a":' * 2000, b"\xff\xfe", b"9" * 5000]
 RANK = {
     "rank": 0, "pid": 12, "stub_pid": 11, "context": 0, "numa_node": 0, "cpus": "0-1", "launched_by": "fork",
-    "reason": None, "pages": {"anonymous": {"0": 5}, "file": {"0": 7, "1": 2}}, "forked_us": 10, "released_us": 20, "entered_us": 30,
+    "reason": None, "pages": {"anonymous": {"0": 5}, "file": {"0": 7, "1": 2}},
+    "forked_us": 10, "released_us": 20, "entered_us": 30,
 }  # fmt: skip
 CONTEXT = {
     "executable": "/bin/app", "numa_node": 0, "pid": 10, "fork_point": "warm", "requests": 1, "preloaded": 3,
