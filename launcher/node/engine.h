@@ -20,6 +20,10 @@ int openmpi_job(char **envp, struct engine_job *job);
 int hydra_job(char **envp, struct engine_job *job);
 int slurm_job(char **envp, struct engine_job *job);
 
+/* The process that exec'd, or whose children exec'd, all ranks of the job on this node; 0 if it cannot be known. */
+int openmpi_daemon(char **envp);
+int hydra_daemon(const struct engine_job *job);
+
 /* What the SPANK plugin says to the stub by a variable: words, one a line, the application last. The variable is
  * removed, because a rank of a plain srun has none. NULL if there is none. */
 char *slurm_take_words(char **envp);

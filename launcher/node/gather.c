@@ -718,11 +718,14 @@ static void begin_contexts(struct gatherer *g, int pair)
 static const char *heritage_refusal(const struct gatherer *g, struct pair *p)
 {
 	const struct pspawn_inherited *own = &g->own, *its = &p->a.key.inherited;
+	const char *why = sandbox_refusal(g, p);
 
-	if (memcmp(own->namespaces, its->namespaces, sizeof own->namespaces) != 0)
-		return "its namespaces are others than the gatherer's";
+	if (why)
+		return why;
 	if (own->root_device != its->root_device || own->root_inode != its->root_inode)
 		return "its root directory is another than the gatherer's";
+	if (!own->root_inode && !(p->a.options & PSPAWN_BY_ENGINE))
+		return "its root directory cannot be looked at";
 	if (memcmp(own, its, sizeof *own) != 0)
 		return "its credentials, capabilities or personality are others than the gatherer's";
 	if (strcmp(g->own_label, p->label) != 0)
@@ -1672,6 +1675,7 @@ static bool everyone_arrived(const struct gatherer *g)
 /*
  * How long to wait for stubs that do not come. Behind wrappers that do not exec they may come one after the other, or
  * not all: a stub that leads neither its session nor its group is no child of an engine's daemon (of Slurm's it may be).
+ * Nor may those come that a sandbox keeps from our address.
  */
 static int64_t patience_us(const struct gatherer *g)
 {
@@ -1680,8 +1684,10 @@ static int64_t patience_us(const struct gatherer *g)
 	for (int i = 0; i < g->npairs; i++) {
 		const struct pair *p = g->pairs[i];
 
-		if (p->state == PAIR_CANDIDATE && p->a.engine != PSPAWN_SLURM && p->a.pgid != p->stub_pid &&
-		    p->a.sid != p->stub_pid && patience > WRAPPED_PATIENCE_US)
+		bool wrapped = p->a.engine != PSPAWN_SLURM && p->a.pgid != p->stub_pid && p->a.sid != p->stub_pid;
+
+		if (p->state == PAIR_CANDIDATE && (wrapped || p->a.options & PSPAWN_CONFINED) &&
+		    patience > WRAPPED_PATIENCE_US)
 			patience = WRAPPED_PATIENCE_US;
 	}
 	return patience;
@@ -1941,8 +1947,9 @@ static void tick(struct gatherer *g)
 		mirror(g, p);
 	}
 	for (int i = 0; i < g->npairs; i++)
-		if (g->pairs[i]->awaits_inner && has_ended(g->pairs[i]->stub_pid))
-			g->pairs[i]->awaits_inner = false; /* the wrapper ended without another stub */
+		if (g->pairs[i]->awaits_inner &&
+		    (has_ended(g->pairs[i]->stub_pid) || sandbox_is_elsewhere(g, g->pairs[i]->stub_pid)))
+			g->pairs[i]->awaits_inner = false; /* no stub will come from the wrapper */
 	for (int i = 0; i < g->npairs; i++)
 		if (is_live(g->pairs[i]) && g->pairs[i]->state < PAIR_PREPARED)
 			tell(g->pairs[i], GATHER_HEARTBEAT, 0, "", -1);
@@ -2081,6 +2088,9 @@ static int start(struct gatherer *g)
 		return unfit(g, "getrandom", "the name of a report's part");
 	if (fcntl(g->listener, F_SETFD, FD_CLOEXEC) < 0 || fcntl(g->listener, F_SETFL, O_NONBLOCK) < 0)
 		return unfit(g, "fcntl", "the listening socket");
+	sandbox_note_starter(g);
+	/* once more: from now on stubs are told our number (SO_PEERCRED), not our starter's */
+	listen(g->listener, BACKLOG);
 	g->epoll = epoll_create1(EPOLL_CLOEXEC);
 	if (g->epoll < 0)
 		return unfit(g, "epoll_create1", "a descriptor");
@@ -2154,6 +2164,7 @@ int main(int argc, char **argv)
 	if (!is_listener(PSPAWN_LISTENER_FD))
 		return 1;
 	test_stop("started");
+	g.by_engine = argc > 2 && strcmp(argv[2], PSPAWN_STARTED_BY_ENGINE) == 0;
 	if (start(&g) < 0 && !g.unfit[0])
 		return 1;
 	if (g.unfit[0]) {
@@ -2161,7 +2172,7 @@ int main(int argc, char **argv)
 		return 1;
 	}
 	test_stop("watching");
-	g.mover.address = argc > 1 ? argv[1] : NULL;
+	g.mover.address = argc > 1 && *argv[1] ? argv[1] : NULL;
 	do {
 		int wait_ms = g.report_due_us	? RELEASE_GRACE_US / 1000
 			      : g.topology.pid	? 50

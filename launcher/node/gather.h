@@ -147,6 +147,14 @@ struct writer {
 	bool done; /* the last one has written what it was to write */
 };
 
+#define MAX_ANCESTORS 32
+
+/* A process above the one that started the gatherer, or that one: sandbox.c. */
+struct ancestor {
+	uint64_t process; /* engine_hash_process() */
+	long seccomp_filters;
+};
+
 enum phase { PHASE_COLLECT, PHASE_CONTEXTS, PHASE_SETTLE };
 
 struct gatherer {
@@ -163,6 +171,9 @@ struct gatherer {
 	bool synthetic;
 	uint8_t allowed[PSPAWN_CPU_BYTES], memory[PSPAWN_NODE_BYTES]; /* CPUs and nodes of the cpuset */
 	struct pspawn_inherited own;				      /* what the proxies will inherit */
+	bool by_engine;						      /* the stub that started us is PSPAWN_BY_ENGINE */
+	struct ancestor ancestors[MAX_ANCESTORS];
+	int nancestors; /* 0 where there is no seccomp filter */
 	char own_cgroup[8192], own_label[1024];
 	struct pspawn_settings own_settings; /* the common ones, as inherited */
 	char proxy_object[4096];
@@ -191,6 +202,12 @@ struct gatherer {
 
 /* gather.c */
 void fail_slot(struct pspawn_result *result, enum pspawn_step step, int err);
+
+/* sandbox.c: at the start, before anybody is accepted: remembers which process started us. Why a proxy of ours may not have
+ * this stub's sandbox, or NULL. Is this process where it cannot reach us? */
+void sandbox_note_starter(struct gatherer *g);
+const char *sandbox_refusal(const struct gatherer *g, const struct pair *p);
+bool sandbox_is_elsewhere(const struct gatherer *g, pid_t pid);
 
 /* mover_client.c, in the order of a launch: connects, and goes with the proxies to come to the level of the step; tells why
  * this pair's rank cannot be moved, or NULL; tells whether ranks of the context wait for `placed`; asks; hears. Does without

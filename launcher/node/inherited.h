@@ -1,5 +1,5 @@
 /*
- * inherited.h - reads what a process can only inherit: credentials, namespaces, root and the like.
+ * inherited.h - reads what a process can only inherit: credentials, namespaces, filters, root and the like.
  *
  * Without libc, for the stub; the gatherer reads its own with it, because its proxies inherit that and nothing else.
  */
@@ -11,15 +11,150 @@
 
 #include "engine.h"
 
+#define PROC_PATH 64
+
+/* /proc/PID/what, of oneself if pid is 0. */
+static inline const char *pspawn_proc_path(char path[PROC_PATH], int pid, const char *what)
+{
+	struct raw_text t = {path, PROC_PATH, 0};
+
+	path[0] = 0;
+	raw_put(&t, "/proc/");
+	if (pid)
+		raw_put_num(&t, pid);
+	else
+		raw_put(&t, "self");
+	raw_put(&t, "/");
+	raw_put(&t, what);
+	return path;
+}
+
+/* Which namespace that is ("ns/net"); 0 if it cannot be known. */
+static inline uint64_t pspawn_namespace(int pid, const char *what)
+{
+	char path[PROC_PATH], text[32] = "";
+	uint64_t inode = 0;
+	const char *s = text;
+
+	sys4(__NR_readlinkat, RAW_AT_FDCWD, pspawn_proc_path(path, pid, what), text, sizeof text - 1);
+	while (*s && *s != '[')
+		s++;
+	while (*s && *++s >= '0' && *s <= '9')
+		inode = inode * 10 + (uint64_t)(*s - '0');
+	return inode;
+}
+
 static inline void take_namespaces(uint64_t *out)
 {
-	static const char *const names[] = {"/proc/self/ns/mnt", "/proc/self/ns/user", "/proc/self/ns/pid",
-					    "/proc/self/ns/uts", "/proc/self/ns/ipc",  "/proc/self/ns/cgroup",
-					    "/proc/self/ns/time"};
-	struct statx st;
+	static const char *const names[PSPAWN_NAMESPACES] = {"ns/mnt", "ns/user",   "ns/pid",  "ns/uts",
+							     "ns/ipc", "ns/cgroup", "ns/time", "ns/net"};
 
-	for (size_t i = 0; i < sizeof names / sizeof *names; i++)
-		out[i] = sys5(__NR_statx, RAW_AT_FDCWD, names[i], 0, STATX_INO, &st) == 0 ? st.stx_ino : 0;
+	for (int i = 0; i < PSPAWN_NAMESPACES; i++)
+		out[i] = pspawn_namespace(0, names[i]);
+}
+
+/* A number of /proc/PID/status, `name` with colon and tab; -1 if it cannot be known. A line's begin only: the first line
+ * has a name that the process has chosen. */
+static inline long pspawn_status_number(int pid, const char *name)
+{
+	char path[PROC_PATH], text[4096];
+
+	if (raw_read_file(pspawn_proc_path(path, pid, "status"), text, sizeof text) > 0)
+		for (const char *s = text; *s; s++)
+			if (raw_starts(s, name) && (s == text || s[-1] == '\n'))
+				return raw_atol(s + raw_strlen(name));
+	return -1;
+}
+
+/* Has /proc this process's own numbers, or those of the pid namespace around it? */
+static inline int pspawn_proc_is_own(void)
+{
+	char text[16] = "";
+
+	return sys4(__NR_readlinkat, RAW_AT_FDCWD, "/proc/self", text, sizeof text - 1) > 0 &&
+	       raw_atol(text) == sys0(__NR_getpid);
+}
+
+#ifndef __NR_landlock_create_ruleset /* headers before Linux 5.13 */
+#define __NR_landlock_create_ruleset 444
+#endif
+
+/*
+ * No false "yes": a process of one's own user that this sees is in this one's Landlock domain, or in one made within it.
+ * Two that see each other are in the same. No call tells a domain, but who looks at another's namespaces must be allowed
+ * to trace it, and Landlock allows that downwards alone (landlock(7); hook_ptrace_access_check() in the kernel).
+ */
+static inline int pspawn_sees(int pid)
+{
+	long abi;
+
+	if (pid > 0 && pspawn_proc_is_own() && pspawn_namespace(pid, "ns/mnt"))
+		return 1;
+	abi = sys3(__NR_landlock_create_ruleset, NULL, 0, 1 /* LANDLOCK_CREATE_RULESET_VERSION */);
+	return abi == -ENOSYS || abi == -EOPNOTSUPP; /* there is none */
+}
+
+/*
+ * The id of the session keyring, or a negative errno; -EINVAL if nobody could ask. Where a process has none, the question
+ * makes the user's own its session keyring (lookup_user_key() in the kernel), which it would keep as another user too. So
+ * a thread asks, whose credentials end with it; it needs no stack, and this process stands still meanwhile (CLONE_VFORK).
+ */
+static inline int64_t take_session_keyring(void)
+{
+	/* CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_VFORK | CLONE_THREAD | CLONE_SYSVSEM */
+	const long flags = 0x100 | 0x200 | 0x400 | 0x800 | 0x4000 | 0x10000 | 0x40000;
+	volatile int64_t id = -EINVAL;
+	long thread;
+
+#if defined(__x86_64__)
+	register long r10 __asm__("r10") = 0;
+	register long r8 __asm__("r8") = 0;
+
+	__asm__ volatile("syscall\n\t"
+			 "test %%rax, %%rax\n\t"
+			 "jnz 1f\n\t"
+			 "mov %[keyctl], %%eax\n\t"
+			 "xor %%edi, %%edi\n\t" /* KEYCTL_GET_KEYRING_ID */
+			 "mov $-3, %%rsi\n\t"	/* KEY_SPEC_SESSION_KEYRING */
+			 "xor %%edx, %%edx\n\t" /* do not make one */
+			 "syscall\n\t"
+			 "mov %%rax, (%[id])\n\t"
+			 "mov %[exit], %%eax\n\t"
+			 "xor %%edi, %%edi\n\t"
+			 "syscall\n"
+			 "1:"
+			 : "=a"(thread)
+			 : "a"((long)__NR_clone), "D"(flags), "S"(0l), "d"(0l), "r"(r10),
+			   "r"(r8), [id] "b"(&id), [keyctl] "i"(__NR_keyctl), [exit] "i"(__NR_exit)
+			 : "rcx", "r11", "memory");
+#else
+	register long x0 __asm__("x0") = flags;
+	register long x1 __asm__("x1") = 0;
+	register long x2 __asm__("x2") = 0;
+	register long x3 __asm__("x3") = 0;
+	register long x4 __asm__("x4") = 0;
+	register long x8 __asm__("x8") = __NR_clone;
+
+	__asm__ volatile("svc 0\n\t"
+			 "cbnz x0, 1f\n\t"
+			 "mov x8, %[keyctl]\n\t"
+			 "mov x0, 0\n\t"  /* KEYCTL_GET_KEYRING_ID */
+			 "mov x1, -3\n\t" /* KEY_SPEC_SESSION_KEYRING */
+			 "mov x2, 0\n\t"  /* do not make one */
+			 "svc 0\n\t"
+			 "str x0, [%[id]]\n\t"
+			 "mov x8, %[exit]\n\t"
+			 "mov x0, 0\n\t"
+			 "svc 0\n"
+			 "1:"
+			 : "+r"(x0)
+			 : "r"(x1), "r"(x2), "r"(x3), "r"(x4),
+			   "r"(x8), [id] "r"(&id), [keyctl] "i"(__NR_keyctl), [exit] "i"(__NR_exit)
+			 : "memory");
+	thread = x0;
+#endif
+	(void)thread; /* without one, id is as it was */
+	return id;
 }
 
 static inline void take_identity(struct pspawn_inherited *key)
@@ -50,6 +185,9 @@ static inline void take_identity(struct pspawn_inherited *key)
 	key->securebits = (uint32_t)sys_prctl(PR_GET_SECUREBITS, 0, 0, 0, 0);
 	key->no_new_privs = (uint32_t)sys_prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0);
 	key->seccomp = (uint32_t)sys_prctl(PR_GET_SECCOMP, 0, 0, 0, 0);
+	if (key->seccomp) /* since Linux 5.9; before and where it is hidden: -1 */
+		key->seccomp_filters = (int32_t)pspawn_status_number(0, "Seccomp_filters:\t");
+	key->session_keyring = take_session_keyring();
 	key->personality = (uint32_t)sys1(__NR_personality, 0xffffffff);
 	key->thp_disable = (uint32_t)sys_prctl(PR_GET_THP_DISABLE, 0, 0, 0, 0);
 }
@@ -57,12 +195,16 @@ static inline void take_identity(struct pspawn_inherited *key)
 static inline void pspawn_take_inherited(struct pspawn_inherited *key)
 {
 	struct statx root;
+	uint64_t old[32] = {0}; /* struct stat, which begins with device and inode */
 
 	take_identity(key);
 	take_namespaces(key->namespaces);
 	if (sys5(__NR_statx, RAW_AT_FDCWD, "/", 0, STATX_INO, &root) == 0) {
 		key->root_device = (uint64_t)root.stx_dev_major << 32 | root.stx_dev_minor;
 		key->root_inode = root.stx_ino;
+	} else if (sys4(__NR_newfstatat, RAW_AT_FDCWD, "/", old, 0) == 0) { /* older container run-times deny statx */
+		key->root_device = old[0];
+		key->root_inode = old[1];
 	}
 }
 

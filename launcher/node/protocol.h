@@ -17,6 +17,8 @@
 #define PSPAWN_EARLY_MS 1000 /* a rank that fails so soon after its release may owe it to its fork point */
 #define PSPAWN_REPLICATE_LIMIT (512ull << 20) /* where the user gives no size */
 #define PSPAWN_LISTENER_FD 3		      /* where pspawn-gather finds the listening socket */
+/* Its arguments: the mover's address, or nothing; and this, if the stub that starts it is BY_ENGINE. */
+#define PSPAWN_STARTED_BY_ENGINE "by-engine"
 
 enum pspawn_engine { PSPAWN_NO_ENGINE, PSPAWN_OPENMPI, PSPAWN_PRRTE, PSPAWN_HYDRA, PSPAWN_SLURM };
 
@@ -24,7 +26,9 @@ enum pspawn_engine { PSPAWN_NO_ENGINE, PSPAWN_OPENMPI, PSPAWN_PRRTE, PSPAWN_HYDR
  * siblings inherit alike (struct pspawn_inherited, cgroup, label, pspawn_take_common_settings()) is left out: the gatherer,
  * which comes from one of them, has the same.
  * RECORD: record a profile. RECORD_MISSING: only where there is none, or it is stale.
- * NO_TOPOLOGY: do not hand the node's topology to the ranks. */
+ * NO_TOPOLOGY: do not hand the node's topology to the ranks.
+ * CONFINED: this stub, the first, stands elsewhere than its launcher's daemon: perhaps no sibling can reach its gatherer.
+ * SEES_GATHERER: pspawn_sees() it. Not told BY_ENGINE. */
 enum pspawn_option {
 	PSPAWN_REQUIRE = 1,
 	PSPAWN_VERBOSE = 2,
@@ -32,7 +36,9 @@ enum pspawn_option {
 	PSPAWN_RECORD = 8,
 	PSPAWN_RECORD_MISSING = 16,
 	PSPAWN_REPORT_PAGES = 32, /* of each rank too */
-	PSPAWN_NO_TOPOLOGY = 64
+	PSPAWN_NO_TOPOLOGY = 64,
+	PSPAWN_CONFINED = 128,
+	PSPAWN_SEES_GATHERER = 256
 };
 
 /* stub -> gatherer */
@@ -65,13 +71,18 @@ struct gather_msg {
 	char reason[PSPAWN_REASON_LEN];
 };
 
+#define PSPAWN_NAMESPACES 8
+#define PSPAWN_NETWORK 7 /* which of them */
+
 /* What a process can only inherit: a proxy has it from the gatherer, so a rank must have the same. */
 struct pspawn_inherited {
 	uint32_t uid[4], gid[4]; /* real, effective, saved; [3] unused: 0 */
 	uint64_t groups;	 /* hash of the supplementary groups */
 	uint64_t caps[6];	 /* effective, permitted, inheritable, bounding, ambient; 0 */
-	uint32_t securebits, no_new_privs, seccomp, personality, thp_disable, pad;
-	uint64_t namespaces[7];
+	uint32_t securebits, no_new_privs, seccomp, personality, thp_disable;
+	int32_t seccomp_filters; /* how many; -1: not known */
+	int64_t session_keyring; /* its id, or a negative errno */
+	uint64_t namespaces[PSPAWN_NAMESPACES];
 	uint64_t root_device, root_inode;
 };
 

@@ -40,9 +40,10 @@ struct stub {
 	const char *spank; /* what the SPANK plugin told about the step: SPANK_OPTION; NULL without it */
 	const char *mover; /* its mover's address */
 	int require, verbose, report_pages, off, found;
-	int by_engine; /* PSPAWN_BY_ENGINE */
-	int says;      /* why it launches plainly, though not verbose: for all of the node */
-	int wraps;     /* what it execs starts another stub, for which --pspawn-require holds */
+	int by_engine;	  /* PSPAWN_BY_ENGINE */
+	int may_not_fork; /* so it cannot start a gatherer */
+	int says;	  /* why it launches plainly, though not verbose: for all of the node */
+	int wraps;	  /* what it execs starts another stub, for which --pspawn-require holds */
 	struct engine_job job;
 	uint64_t sigmask; /* as the engine left it */
 	struct raw_rlimit nofile;
@@ -467,40 +468,10 @@ static void take_application(struct pspawn_key *key, const struct statx *app)
 	key->stack = stub.arrival.settings.rlimits[3 /* RLIMIT_STACK */];
 }
 
-/* A number of /proc/PID/status, `name` with colon and tab; -1 if it cannot be known. */
-static long status_number(const char *status_file, const char *name)
-{
-	static char text[4096];
-
-	if (raw_read_file(status_file, text, sizeof text) > 0)
-		for (const char *s = text; *s; s++)
-			if (raw_starts(s, name))
-				return raw_atol(s + raw_strlen(name));
-	return -1;
-}
-
-/* A filter that all stubs have from the engine's daemon is the gatherer's too; one of its own a rank would lose. */
-static int has_own_seccomp_filter(void)
-{
-	char parent[32] = "";
-	struct raw_text t = {parent, sizeof parent, 0};
-	static const char filters[] = "Seccomp_filters:\t"; /* Linux 5.9 */
-	long own, inherited;
-
-	if (sys_prctl(PR_GET_SECCOMP, 0, 0, 0, 0) == 0)
-		return 0;
-	raw_put(&t, "/proc/");
-	raw_put_num(&t, (int64_t)sys0(__NR_getppid));
-	raw_put(&t, "/status");
-	own = status_number("/proc/self/status", filters);
-	inherited = status_number(parent, filters);
-	return own < 0 || own != inherited;
-}
-
 /* srun under a debugger: slurmstepd leaves each task traced or stopped for it, which must find the application there. */
 static int is_traced(void)
 {
-	if (!stub.spank || status_number("/proc/self/status", "TracerPid:\t") <= 0)
+	if (!stub.spank || pspawn_status_number(0, "TracerPid:\t") <= 0)
 		return 0;
 	stub.verbose |= stub.job.rank == 0;
 	return 1;
@@ -530,10 +501,23 @@ static const char *cannot_hand_over(void)
 	}
 	if (is_traced())
 		return "a debugger is attached";
-	if (!stub.by_engine && has_own_seccomp_filter())
-		return "it has a seccomp filter of its own";
 	if (stub.arrival.settings.sched_policy & 0x40000000 || stub.arrival.settings.sched_policy == 6)
 		return "its scheduling policy cannot be inherited";
+	return NULL;
+}
+
+/* Would a child of it, as the gatherer is, stand in another namespace, or stay its child? A reason to exec, or NULL. */
+static const char *cannot_fork(void)
+{
+	if (stub.by_engine)
+		return NULL;
+	/* The first child would be the first process of that namespace, and with it all others end. */
+	if (pspawn_namespace(0, "ns/pid") != pspawn_namespace(0, "ns/pid_for_children"))
+		return "its children would be in another pid namespace than itself";
+	if (pspawn_namespace(0, "ns/time") != pspawn_namespace(0, "ns/time_for_children"))
+		return "its children would be in another time namespace than itself";
+	if (sys_getpid() == 1)
+		return "it is the first process of its pid namespace, to which all orphans come";
 	return NULL;
 }
 
@@ -607,7 +591,8 @@ static void start_gatherer(int listener)
 {
 	char path[PATH_MAX];
 	struct raw_text t = {path, sizeof path, 0};
-	char *argv[3] = {path, (char *)stub.mover, NULL};
+	char *argv[4] = {path, stub.mover ? (char *)stub.mover : "", stub.by_engine ? PSPAWN_STARTED_BY_ENGINE : NULL,
+			 NULL};
 	int subreaper = 0;
 	uint64_t ignore[4] = {1 /* SIG_IGN */, 0, 0, 0}, old[4] = {0, 0, 0, 0};
 	long n = sys4(__NR_readlinkat, RAW_AT_FDCWD, "/proc/self/exe", path, sizeof path - 1), pid;
@@ -682,6 +667,41 @@ static int binds(int sock, const struct address *address, int len)
 	return 1;
 }
 
+/*
+ * Nobody is at the address yet. It holds in one network namespace: one whose launcher stands in another would wait in vain
+ * for the others. Then why, or NULL. Where their addresses may be others (the host's name is in them), or out of their
+ * reach (Landlock bounds abstract sockets), it is not worth waiting for long.
+ */
+static const char *stands_alone(void)
+{
+	int daemon = stub.by_engine		       ? 0
+		     : stub.job.engine == PSPAWN_HYDRA ? hydra_daemon(&stub.job)
+		     : stub.job.engine == PSPAWN_SLURM ? 0 /* slurmstepd is root's */
+						       : openmpi_daemon(stub.envp);
+	uint64_t network;
+
+	if (!daemon || stub.job.local_size == 1 || !pspawn_proc_is_own())
+		return NULL;
+	network = pspawn_namespace(daemon, "ns/net");
+	if (network && network != pspawn_namespace(0, "ns/net"))
+		return "it is in another network namespace than its launcher, where no other rank can be met";
+	if (network ? pspawn_namespace(daemon, "ns/uts") != pspawn_namespace(0, "ns/uts")
+		    : pspawn_status_number(daemon, "Uid:\t") == sys0(__NR_getuid))
+		stub.arrival.options |= PSPAWN_CONFINED;
+	return NULL;
+}
+
+/* Without a report nobody needs to hear of it. Else a gatherer of its own writes one, and waits for nobody. */
+static void stay_alone(const char *why)
+{
+	if (!stub.report)
+		launch_plainly(why);
+	if (!stub.refusal)
+		stub.refusal = why;
+	stub.job.local_rank = 0;
+	stub.job.local_size = 1;
+}
+
 /* Connects to the gatherer, which the first stub to bind starts. 0, or a negative errno. */
 static int meet_gatherer(void)
 {
@@ -689,6 +709,7 @@ static int meet_gatherer(void)
 	int len = make_address(&address);
 	long ret = -ECONNREFUSED;
 	int started = 0; /* gatherers: one that cannot begin is not started without end */
+	const char *why;
 
 	for (int attempt = 0; attempt < 200 && started < MOST_GATHERERS && !why_not_started(); attempt++) {
 		long sock = sys3(__NR_socket, AF_UNIX, SOCK_SEQPACKET_CLOEXEC, 0);
@@ -704,8 +725,10 @@ static int meet_gatherer(void)
 			return 0;
 		}
 		sys_close((int)sock);
-		if (ret != -ECONNREFUSED && ret != -ECONNRESET && ret != -EINTR)
+		if (stub.may_not_fork || (ret != -ECONNREFUSED && ret != -ECONNRESET && ret != -EINTR))
 			return (int)ret;
+		if (attempt == 0 && (why = stands_alone()))
+			stay_alone(why);
 		sock = sys3(__NR_socket, AF_UNIX, SOCK_SEQPACKET_CLOEXEC, 0);
 		if (sock < 0)
 			return (int)sock;
@@ -721,8 +744,9 @@ static int meet_gatherer(void)
 	return (int)ret;
 }
 
-/* The other end must be the same user's: the name can be taken by anybody. */
-static int gatherer_is_ours(void)
+/* The other end must be the same user's: the name can be taken by anybody. Its number is the gatherer's, or that of the stub
+ * that has just started it and stands in the same sandbox. */
+static int gatherer_is_ours(int *pid)
 {
 	struct {
 		int pid;
@@ -730,8 +754,10 @@ static int gatherer_is_ours(void)
 	} cred = {0, ~0u, ~0u};
 	unsigned len = sizeof cred;
 
-	return sys5(__NR_getsockopt, stub.sock, SOL_SOCKET, SO_PEERCRED, &cred, &len) == 0 &&
-	       cred.uid == (uint32_t)sys0(__NR_geteuid);
+	if (sys5(__NR_getsockopt, stub.sock, SOL_SOCKET, SO_PEERCRED, &cred, &len) < 0)
+		return 0;
+	*pid = cred.pid;
+	return cred.uid == (uint32_t)sys0(__NR_geteuid);
 }
 
 static long flush(void)
@@ -802,10 +828,10 @@ static const char *arrive(void)
 	a->local_size = stub.job.local_size;
 	a->fork_point = choose(stub.fork_point, fork_points, "--pspawn-fork-point: ");
 	a->bind_to = choose(stub.bind_to, binds, "--pspawn-bind-to: ");
-	a->options = (stub.require ? PSPAWN_REQUIRE : 0) | (stub.verbose ? PSPAWN_VERBOSE : 0) |
-		     (stub.by_engine ? PSPAWN_BY_ENGINE : 0) | (stub.report_pages ? PSPAWN_REPORT_PAGES : 0) |
-		     record_option() |
-		     (choose(stub.topology, topologies, "--pspawn-topology: ") ? PSPAWN_NO_TOPOLOGY : 0);
+	a->options |= (stub.require ? PSPAWN_REQUIRE : 0) | (stub.verbose ? PSPAWN_VERBOSE : 0) |
+		      (stub.by_engine ? PSPAWN_BY_ENGINE : 0) | (stub.report_pages ? PSPAWN_REPORT_PAGES : 0) |
+		      record_option() |
+		      (choose(stub.topology, topologies, "--pspawn-topology: ") ? PSPAWN_NO_TOPOLOGY : 0);
 	a->replicate = replicate_option();
 	n = stub.timeout ? raw_atol(stub.timeout) : -1;
 	a->timeout_ms = n > 0 && n < 86400 ? (uint32_t)n * 1000 : DEFAULT_TIMEOUT_MS;
@@ -920,6 +946,7 @@ static const char *await_prepared(struct gather_msg *msg)
 static const char *negotiate(struct gather_msg *msg)
 {
 	const char *why;
+	int pid;
 
 	if (stub.sock >= 0)
 		sys_close(stub.sock);
@@ -929,9 +956,14 @@ static const char *negotiate(struct gather_msg *msg)
 	stub.sock_died = 0;
 	stub.buffered = 0;
 	if (meet_gatherer() < 0)
-		return why_not_started() ? why_not_started() : "the gatherer cannot be reached";
-	if (!gatherer_is_ours())
+		return stub.refusal	   ? stub.refusal
+		       : why_not_started() ? why_not_started()
+					   : "the gatherer cannot be reached";
+	if (!gatherer_is_ours(&pid))
 		return "another user holds the gatherer's address";
+	stub.arrival.options &= ~(uint32_t)PSPAWN_SEES_GATHERER;
+	if (!stub.by_engine && pspawn_sees(pid))
+		stub.arrival.options |= PSPAWN_SEES_GATHERER;
 	STUB_TEST_STOP("connected");
 	why = arrive();
 	if (why)
@@ -1175,7 +1207,10 @@ void stub_main(long *stack)
 
 		sys_prlimit(7, &more, NULL);
 	}
-	why = cannot_hand_over();
+	why = cannot_fork();
+	stub.may_not_fork = why != NULL;
+	if (!why)
+		why = cannot_hand_over();
 	if (why && !stub.refusal)
 		stub.refusal = why;
 	if (found == 0)

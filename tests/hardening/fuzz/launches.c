@@ -459,6 +459,22 @@ bool pspawn_runs_astray(pid_t pid)
 
 /* ---- and the other files of the gatherer, which have targets of their own or none ---- */
 
+void sandbox_note_starter(struct gatherer *gatherer)
+{
+	(void)gatherer;
+}
+const char *sandbox_refusal(const struct gatherer *gatherer, const struct pair *p)
+{
+	(void)gatherer;
+	(void)p;
+	return NULL;
+}
+bool sandbox_is_elsewhere(const struct gatherer *gatherer, pid_t pid)
+{
+	(void)gatherer;
+	(void)pid;
+	return false;
+}
 void mover_hang_up(struct gatherer *gatherer, const char *reason)
 {
 	(void)gatherer;
@@ -901,6 +917,7 @@ static void begin(void)
 	ended_pid = 0;
 	noted = 0;
 	g.epoll = g.listener = g.sigfd = g.reserve = -1;
+	g.own.root_inode = 2; /* that of most file systems */
 	g.mover.sock = g.mover.context = -1;
 	g.topology.xml = g.topology.number = g.topology.told = -1;
 	g.profile_context = -1;
