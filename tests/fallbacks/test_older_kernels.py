@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
 from support.compare import as_plain
 from support.mpi import Launcher, Pspawn
-from support.report import ranks
+from support.report import assert_forked, assert_refused, ranks
 
 pytestmark = pytest.mark.needs_stub
 CALLS = ["clone3", "pidfd_open", "close_range", "pidfd_send_signal", "clone3,pidfd_open,close_range"]
@@ -29,6 +30,22 @@ def test_death_without_pidfds(one_launcher: Launcher) -> None:
     before = [str(one_launcher.builder.program("enosys.c")), "pidfd_open,clone3,pidfd_send_signal"]
     life = one_launcher.compile("life.c", flags=["-DWITH_MPI"])
     as_plain(one_launcher, [str(life), "die", "9", "1"], output=False, before=before)
+
+
+def test_nothing_climbs_without_supervision(one_launcher: Launcher, tmp_path: Path) -> None:
+    """Before 5.11, and where a filter says so: what would go by unseen is left to each rank, and the report says it."""
+    before = [str(one_launcher.builder.program("enosys.c")), "dispatch"]
+    life = one_launcher.builder.program("life.c")
+    run = one_launcher.run([str(life), "hello"], 2, before=before, pspawn=Pspawn("main"))
+    assert sorted(run.stdout.splitlines()) == ["rank 0 of 2", "rank 1 of 2"], run
+    assert_refused(run.report, "main", "cannot be supervised")
+    assert_forked(run.report, 2, "preinit")
+    (tmp_path / "local.py").write_text("open('written', 'a').write('x')")
+    run = one_launcher.run(
+        [sys.executable, "-c", "import local"], 2, before=before, cwd=tmp_path, pspawn=Pspawn("auto")
+    )
+    assert_refused(run.report, "main", "cannot be supervised")
+    assert (tmp_path / "written").read_text() == "xx", run
 
 
 @pytest.mark.long

@@ -21,6 +21,10 @@ HABITS = {
     "DONTFORK": ("MADV_DONTFORK",),
     "TIMER": ("timer",),
     "PID": ("getpid",),
+    "PARENT": ("parent's process id",),
+    "SELF": ("/proc/self/stat",),
+    "DIRECT": ("process id by a system call",),
+    "WRITES": ("opened a file for writing: written",),
     "RANDOM": ("random",),
     "OUTPUT": ("standard output", "stdio"),
     "CHILD": ("child",),
@@ -28,7 +32,7 @@ HABITS = {
     "UMASK": ("umask",),
     "SIGNAL": ("signal",),
     "LIMIT": ("resource limit",),
-    "CRASH": ("ended",),
+    "CRASH": ("sent a signal",),
     "EXIT": ("ended",),
 }
 

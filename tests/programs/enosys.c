@@ -1,4 +1,5 @@
-// enosys CALL[,CALL…] program args…: runs a program on a kernel without these system calls, as older kernels are.
+// enosys CALL[,CALL…] program args…: runs a program on a kernel without these system calls, as older kernels are;
+// "dispatch" is the option PR_SET_SYSCALL_USER_DISPATCH of prctl (5.11).
 #define _GNU_SOURCE
 #include <errno.h>
 #include <linux/audit.h>
@@ -11,6 +12,10 @@
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+
+#ifndef PR_SET_SYSCALL_USER_DISPATCH
+#define PR_SET_SYSCALL_USER_DISPATCH 59
+#endif
 
 static const struct {
 	const char *name;
@@ -42,6 +47,17 @@ int main(int argc, char **argv)
 		return 97;
 	for (char *name = strtok(argv[1], ","); name; name = strtok(NULL, ",")) {
 		size_t c = 0;
+		if (strcmp(name, "dispatch") == 0) {
+			filter[n++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_prctl, 0, 4);
+			filter[n++] = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS,
+								   offsetof(struct seccomp_data, args));
+			filter[n++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K,
+								   PR_SET_SYSCALL_USER_DISPATCH, 0, 1);
+			filter[n++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EINVAL);
+			filter[n++] = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS,
+								   offsetof(struct seccomp_data, nr));
+			continue;
+		}
 		while (c < sizeof calls / sizeof *calls && strcmp(calls[c].name, name))
 			c++;
 		if (c == sizeof calls / sizeof *calls) {

@@ -43,7 +43,7 @@ static void __attribute__((constructor)) habit(void)
 	pthread_create(&thread, NULL, idle, NULL);
 	strcpy(seen, "a thread");
 #elif defined(HABIT_FILE)
-	int fd = open("/proc/self/status", O_RDONLY);
+	int fd = open("/etc/passwd", O_RDONLY);
 	snprintf(seen, sizeof seen, "a file %d", fd > 2);
 #elif defined(HABIT_CPUS)
 	cpu_set_t set;
@@ -110,7 +110,19 @@ static void __attribute__((constructor)) habit(void)
 	signal(SIGUSR1, take);
 	raise(SIGUSR1);
 #elif defined(HABIT_PID)
-	snprintf(seen, sizeof seen, "pid %s", getpid() == getppid() ? "odd" : "asked");
+	snprintf(seen, sizeof seen, "pid %s", getpid() == 1 ? "odd" : "asked");
+#elif defined(HABIT_PARENT)
+	snprintf(seen, sizeof seen, "parent %s", getppid() == 1 ? "odd" : "asked");
+#elif defined(HABIT_SELF)
+	int fd = open("/proc/self/stat", O_RDONLY);
+	snprintf(seen, sizeof seen, "a file %d", fd > 2);
+	close(fd);
+#elif defined(HABIT_DIRECT) /* no function of libc's: what it asks for nobody interposes */
+	snprintf(seen, sizeof seen, "pid %s", syscall(SYS_getpid) == 1 ? "odd" : "asked");
+#elif defined(HABIT_WRITES)
+	int fd = syscall(SYS_openat, AT_FDCWD, "written", O_WRONLY | O_CREAT | O_APPEND, 0666);
+	snprintf(seen, sizeof seen, "wrote %d", (int)syscall(SYS_write, fd, "x", 1ul));
+	syscall(SYS_close, fd);
 #endif
 }
 

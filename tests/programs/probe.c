@@ -704,14 +704,12 @@ static void loading(void)
 }
 
 static int ctor_argc = -1, ctor_strings = -1;
-static pid_t ctor_pid;
 static void __attribute__((constructor)) constructed(int argc, char **argv, char **envp)
 {
 	(void)argv;
 	ctor_argc = argc;
 	for (ctor_strings = 0; envp[ctor_strings]; ctor_strings++)
 		;
-	ctor_pid = syscall(SYS_getpid);
 }
 
 static const char *rank_name(void)
@@ -827,8 +825,7 @@ int main(int argc, char **argv, char **envp)
 	raw("]", 1);
 	layout(argc, argv, envp);
 	key("constructor");
-	put("{\"argc\":%d,\"strings\":%d,\"same_pid\":%s}", ctor_argc, ctor_strings,
-	    ctor_pid == getpid() ? "true" : "false");
+	put("{\"argc\":%d,\"strings\":%d}", ctor_argc, ctor_strings);
 	stack();
 	threads();
 	allocation();

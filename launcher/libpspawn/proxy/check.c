@@ -294,7 +294,7 @@ static int check_attributes(struct raw_text *reason)
 	if (value)
 		return blame(reason, "made the process a child subreaper", "");
 	sys_sigmask(0 /* SIG_BLOCK */, NULL, &blocked);
-	if ((blocked | unblockable) != ~0ull)
+	if ((blocked | unblockable) != ~0ull || pspawn_has_changed_mask())
 		return blame(reason, "changed the signal mask", "");
 	/* blocked here, and a fork's child does not have it; SIGCHLD comes of the trial forks */
 	sys2(__NR_rt_sigpending, &pending, sizeof pending);
@@ -447,7 +447,7 @@ static int check_mappings(struct raw_text *reason)
 int pspawn_trial_fork(void)
 {
 	const char *name;
-	int status = 0, recording = pspawn_recording;
+	int status = 0, recording = pspawn_recording, judging = pspawn_pause_judging();
 
 	pspawn_recording = PSPAWN_RECORD_RENEWALS;
 	pid_t pid = fork();
@@ -455,12 +455,12 @@ int pspawn_trial_fork(void)
 	if (pid == 0)
 		sys_exit(pspawn_pid_keeper(&name) + 1);
 	pspawn_recording = recording;
-	if (pid < 0)
-		return -1;
-	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+	while (pid > 0 && waitpid(pid, &status, 0) < 0 && errno == EINTR)
 		;
-	reaped_before = reaped();
-	return status;
+	if (pid > 0)
+		reaped_before = reaped();
+	pspawn_resume_judging(judging);
+	return pid < 0 ? -1 : status;
 }
 
 /* Threads that end before a fork are no obstacle: look for them after one. And who asked for the process id must ask again

@@ -99,6 +99,19 @@ static void allow_core(void)
 		sys_prlimit(RLIMIT_CORE, &core_limit, NULL);
 }
 
+static void give_up_if_id_was_asked(void)
+{
+	char reason[PSPAWN_REASON_LEN] = "";
+	struct raw_text t = {reason, sizeof reason, 0};
+
+	if (!pspawn_asked_id())
+		return;
+	raw_put(&t, *pspawn_proxy.batch->at_work ? "it" : pspawn_proxy.actor);
+	raw_put(&t, " ");
+	raw_put(&t, pspawn_asked_id());
+	pspawn_give_up(reason);
+}
+
 void pspawn_end_preload(void)
 {
 	char reason[PSPAWN_REASON_LEN] = "";
@@ -106,8 +119,10 @@ void pspawn_end_preload(void)
 
 	if (!*pspawn_proxy.batch->at_work)
 		return;
+	give_up_if_id_was_asked();
 	if (pspawn_proxy.careful) {
 		const char *actor = pspawn_proxy.actor;
+		int judging = pspawn_pause_judging();
 
 		pspawn_proxy.actor = "it"; /* its name goes before */
 		allow_core();
@@ -115,6 +130,7 @@ void pspawn_end_preload(void)
 			pspawn_give_up(reason);
 		forbid_core();
 		pspawn_proxy.actor = actor;
+		pspawn_resume_judging(judging);
 	}
 	pspawn_proxy.loaded++;
 	pspawn_proxy.batch->at_work[0] = 0;
@@ -291,6 +307,7 @@ static void begin_climb(const struct pspawn_msg *climb, int memfd, int verdict)
 	p->loaded = 0;
 	if (pspawn_map_batch(memfd, climb->size) < 0)
 		sys_exit(1);
+	p->batch->at_work[0] = 0; /* of the attempt before */
 	slot = pspawn_slot(p->batch, 0);
 	if (p->fork_point < PSPAWN_MAIN) { /* higher up it has them already, and may point to them */
 		if (pspawn_apply_strings(slot) < 0)
@@ -306,6 +323,7 @@ static void begin_climb(const struct pspawn_msg *climb, int memfd, int verdict)
 	pspawn_check_before_climb();
 	pspawn_start_recording();
 	forbid_core();
+	pspawn_begin_judging();
 }
 
 /* One attempt; 1 in the climber, else 0 with the verdict. */
@@ -475,9 +493,13 @@ void pspawn_arrive(void)
 	char reason[PSPAWN_REASON_LEN] = "", reached = VERDICT_REACHED;
 	struct raw_text text = {reason, sizeof reason, 0};
 
+	if (sys0(__NR_gettid) != p->climber && sys_getpid() == p->climber)
+		tell(VERDICT_REFUSED, "the program started a thread, which came to the fork point");
+	pspawn_pause_judging();
 	pspawn_recording = PSPAWN_RECORD_NOTHING;
 	if (sys_getpid() != p->climber)
 		tell(VERDICT_REFUSED, "the program forked, and its child came to the fork point");
+	give_up_if_id_was_asked();
 	sys_prctl(PR_SET_NAME, (unsigned long)"pspawn-proxy", 0, 0, 0); /* also what a fork in the checks is called */
 	pspawn_pause_program();
 	allow_core();

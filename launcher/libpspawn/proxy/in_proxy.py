@@ -1,6 +1,7 @@
 # What a proxy does in Python: imports before the fork point, and what a fork needs to be a fresh interpreter.
 #
-# Compiled and run by python.c in a dictionary of its own, which holds begin, end, give_up, load, note, environ, argv.
+# Compiled and run by python.c in a dictionary of its own, which holds begin, end, give_up, load, note, environ, argv,
+# renewed.
 # The interpreter may be any CPython from 3.9 on. Nothing of this is to be seen in a rank: no module is imported that
 # stays in sys.modules, nothing is left in __main__.
 import sys
@@ -122,6 +123,18 @@ class Watched:
         fresh[name] = generators[name](module)
 
 
+class Threading(Watched):
+    """Loads threading, which asks for the main thread's native id: become() renews it."""
+
+    def exec_module(self, module):
+        module.__spec__.loader = module.__loader__ = self.loader
+        renewed(1)
+        try:
+            self.loader.exec_module(module)
+        finally:
+            renewed(0)
+
+
 def state_of_numpy(module):
     bits = module._rand._bit_generator
     # an explicit seed leaves no sequence: it is the program's own, and the same in every rank of a plain launch
@@ -148,11 +161,10 @@ class Watcher:
                 give_up("the program imported mpi4py.MPI, which calls MPI_Init, before its fork point")
             wants_mpi = True
             raise ImportError("mpi4py.MPI is not imported in a proxy")
-        if name not in generators:
-            return None
-        spec = find(name, path)
+        watch = Threading if name == "threading" else Watched if name in generators else None
+        spec = find(name, path) if watch else None
         if spec is not None and hasattr(spec.loader, "exec_module"):
-            spec.loader = Watched(spec.loader)
+            spec.loader = watch(spec.loader)
         return spec
 
 
@@ -289,6 +301,21 @@ def random_is_renewed():
             continue
         return name == "numpy.random" or name.startswith("numpy.random.") or name == "multiprocessing.process"
     return False
+
+
+def line_of_caller():
+    """(FILE:LINE,) of the innermost code that is not the standard library's; else of the innermost."""
+    standard = getattr(modules.get("os"), "__file__", "/").rpartition("/")[0] + "/"
+    frame, found = sys._getframe(), ""
+    while frame is not None:
+        name = frame.f_code.co_filename
+        if name[:1] != "<":
+            line = name + ":" + str(frame.f_lineno)
+            if not name.startswith(standard) or "-packages/" in name:
+                return (line,)
+            found = found or line
+        frame = frame.f_back
+    return (found,)
 
 
 # ---- imports ----

@@ -149,7 +149,7 @@ static const char *library_of(const void *caller)
 	return base_name(info.dli_fname);
 }
 
-static int is_of_mpi(const char *library)
+int pspawn_is_of_mpi(const char *library)
 {
 	static const char *const prefixes[] = {"libmpi", "libpmi", "libopen-", "libmca_", "mca_", "libmpl", "libpals"};
 
@@ -171,7 +171,7 @@ static void stop_at_name(const char *name, const void *caller)
 	raw_put(&t, *pspawn_proxy.batch->at_work ? "it" : library ? library : pspawn_proxy.actor);
 	raw_put(&t, " read a variable that differs between ranks: ");
 	raw_put(&t, name);
-	if (library && is_of_mpi(library) && pspawn_proxy.target == PSPAWN_APP && !*pspawn_proxy.batch->at_work)
+	if (library && pspawn_is_of_mpi(library) && pspawn_proxy.target == PSPAWN_APP && !*pspawn_proxy.batch->at_work)
 		raw_put(&t, " (MPI_Init before the fork point?)");
 	pspawn_give_up(reason);
 }
@@ -321,9 +321,15 @@ PSPAWN_API int putenv(char *text)
 
 PSPAWN_API pid_t getpid(void)
 {
-	if (pspawn_recording)
-		note_pid(__builtin_return_address(0));
-	return next_getpid();
+	pid_t pid;
+
+	if (!pspawn_recording)
+		return next_getpid();
+	note_pid(__builtin_return_address(0));
+	pspawn_is_noted++;
+	pid = next_getpid();
+	pspawn_is_noted--;
+	return pid;
 }
 
 /* Objects that look only at how many CPUs they have, not at which: OpenBLAS (get_num_procs in memory.c), and libgomp
@@ -388,12 +394,55 @@ static void note_random(const void *caller)
 
 PSPAWN_API ssize_t getrandom(void *buf, size_t len, unsigned flags)
 {
+	ssize_t got;
+
+	if (!pspawn_recording)
+		return next_getrandom(buf, len, flags);
 	note_random(__builtin_return_address(0));
-	return next_getrandom(buf, len, flags);
+	pspawn_is_noted++;
+	got = next_getrandom(buf, len, flags);
+	pspawn_is_noted--;
+	return got;
 }
 
 PSPAWN_API int getentropy(void *buf, size_t len)
 {
+	int failed;
+
+	if (!pspawn_recording)
+		return next_getentropy(buf, len);
 	note_random(__builtin_return_address(0));
-	return next_getentropy(buf, len);
+	pspawn_is_noted++;
+	failed = next_getentropy(buf, len);
+	pspawn_is_noted--;
+	return failed;
 }
+
+/*
+ * C++'s std::random_device takes its numbers from the processor where it can (rdrand; src/c++11/random.cc of libstdc++):
+ * no system call tells of that. Both of its forms, by the names of their symbols.
+ */
+static unsigned next_random_device(const char *symbol, unsigned (**kept)(void *), void *device)
+{
+	unsigned (*value)(void *) = *kept ? *kept : (unsigned (*)(void *))dlsym(RTLD_NEXT, symbol);
+	void *library = value ? NULL : dlopen("libstdc++.so.6", RTLD_LAZY | RTLD_NOLOAD); /* may go again: not kept */
+
+	if (library) {
+		value = (unsigned (*)(void *))dlsym(library, symbol);
+		dlclose(library);
+	} else {
+		*kept = value;
+	}
+	return value(device);
+}
+
+#define RANDOM_DEVICE(symbol)                                      \
+	PSPAWN_API unsigned symbol(void *device)                   \
+	{                                                          \
+		static unsigned (*next)(void *);                   \
+                                                                   \
+		note_random(__builtin_return_address(0));          \
+		return next_random_device(#symbol, &next, device); \
+	}
+RANDOM_DEVICE(_ZNSt13random_device9_M_getvalEv)
+RANDOM_DEVICE(_ZNSt13random_device16_M_getval_pretr1Ev)

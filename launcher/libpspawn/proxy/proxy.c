@@ -466,6 +466,7 @@ static void stop_at_main(void)
 	p->begun = 1;
 	if (p->target == PSPAWN_APP)
 		pspawn_begin_program(is_python);
+	p->runs = !is_python;
 }
 
 static int stopped_main(int argc, char **argv, char **envp)

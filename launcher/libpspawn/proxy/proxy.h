@@ -16,6 +16,7 @@ struct proxy {
 	int fork_point;	 /* where this process stopped */
 	int target;	 /* the fork point that this process is climbing to; 0: none */
 	int begun;	 /* main has begun: who reads argv has read it */
+	int runs;	 /* the program itself runs, and no interpreter that still starts */
 	int fixed_args;	 /* so many leading arguments were read for good */
 	int careful;	 /* the climb before this one was refused: look after each preload whether it was that one */
 	uint32_t loaded; /* preloads */
@@ -117,6 +118,24 @@ HIDDEN const void *pspawn_record_python(void);
 HIDDEN int pspawn_find_libnuma(void);
 /* libnuma.c: in a rank, whose CPUs are set by now. */
 HIDDEN void pspawn_renew_libnuma(void);
+
+/* interpose.c: by the name of its file, without directory. */
+HIDDEN int pspawn_is_of_mpi(const char *library);
+
+/* python.c: " at FILE:LINE" of the script or module that runs now, if there is any. */
+HIDDEN void pspawn_line_of_python(struct raw_text *text);
+
+/* judge.c: from here on, until it is paused, a system call that changes something outside of this process ends the climb. */
+HIDDEN void pspawn_begin_judging(void);
+/* judge.c: for what pspawn itself does on the way up; returns what the other takes. */
+HIDDEN int pspawn_pause_judging(void);
+HIDDEN void pspawn_resume_judging(int was_on);
+/* judge.c: otherwise than a rank's is to be. */
+HIDDEN int pspawn_has_changed_mask(void);
+/* judge.c: that an id was asked for by a system call, and so by nobody who would renew it; NULL: it was not. */
+HIDDEN const char *pspawn_asked_id(void);
+/* judge.c: interpose.c has noted what is asked for now, and judges it by what becomes of it. */
+extern int pspawn_is_noted HIDDEN;
 
 /* check.c: each writes a reason and returns -1 if this process must not be forked from. */
 HIDDEN int pspawn_check_preinit(struct raw_text *reason);

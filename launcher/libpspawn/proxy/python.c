@@ -163,6 +163,18 @@ static PyObject *c_note(PyObject *self, PyObject *args)
 	return answer(0);
 }
 
+/* From here on, or until here, an id that is asked for is one that become() renews. */
+static PyObject *c_renewed(PyObject *self, PyObject *args)
+{
+	int on;
+
+	(void)self;
+	if (!py.parse(args, "i", &on))
+		return NULL;
+	pspawn_is_noted += on ? 1 : -1;
+	return answer(0);
+}
+
 static PyObject *strings(char **v)
 {
 	PyObject *list = py.new_list(0), *s;
@@ -195,7 +207,7 @@ static struct method methods[] = {
 	{"begin", c_begin, METH_VARARGS, NULL},	    {"end", c_end, METH_NOARGS, NULL},
 	{"give_up", c_give_up, METH_VARARGS, NULL}, {"load", c_load, METH_VARARGS, NULL},
 	{"note", c_note, METH_VARARGS, NULL},	    {"environ", c_environ, METH_NOARGS, NULL},
-	{"argv", c_argv, METH_NOARGS, NULL},
+	{"argv", c_argv, METH_NOARGS, NULL},	    {"renewed", c_renewed, METH_VARARGS, NULL},
 };
 
 /* ---- the Python half ---- */
@@ -262,6 +274,25 @@ int pspawn_random_is_renewed(const void *caller)
 	}
 	py.release(state);
 	return renewed;
+}
+
+void pspawn_line_of_python(struct raw_text *text)
+{
+	PyObject *function, *result;
+	const char *line;
+	int state;
+
+	if (!snippet)
+		return;
+	state = py.ensure();
+	function = py.get_item(snippet, "line_of_caller");
+	result = function ? py.call(function, NULL) : NULL; /* a tuple of one */
+	if (result && py.parse(result, "s", &line) && *line) {
+		raw_put(text, " at ");
+		raw_put(text, line);
+	}
+	py.clear_error();
+	py.release(state);
 }
 
 /* The word may be anything: the kernel looks whether it points to something. */
@@ -427,10 +458,12 @@ static int hook(const char *event, PyObject *args, void *data)
 		pspawn_load_preloads();
 		is_loading = 0;
 		is_armed = 1;
-		if (p->target == PSPAWN_WARM)
+		if (p->target == PSPAWN_WARM) {
 			stop();
-		else
+		} else {
 			run("begin_program", NULL);
+			p->runs = 1;
+		}
 	} else if (snippet && p->target == PSPAWN_APP && strcmp(event, "pspawn.point") == 0) {
 		stop();
 		tell_forked(args);
