@@ -8,12 +8,14 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/mempolicy.h>
+#include <linux/sockios.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/random.h>
 #include <sys/resource.h>
@@ -39,6 +41,8 @@ enum { ON_LISTENER, ON_SIGNAL, ON_PAIR, ON_CONTEXT, ON_MOVER };
 #define RELEASE_GRACE_US 20000	    /* after the last commit, until the ranks have noted their times */
 #define ACCEPTS_A_TURN 128	    /* connections, of whomever: some 0.5 ms */
 #define BACKLOG 4096		    /* of the listener, see meet_gatherer() in stub.c */
+#define STRAYS_US 1000000	    /* for forks that outlived their proxies to end when they are killed */
+#define MOST_UNREAD 65536	    /* bytes that a stub has not read: a third of what a socket takes */
 #define FIRST_CONTACT_US 10000000   /* for the first stub to connect: the one that started us was about to */
 #define REFUSAL_US 1000000	    /* for a stub to say all that it has to, where it is to be refused */
 #define FIRST_SAMPLE_US 100000	    /* after it too: the first look at where the ranks' pages are */
@@ -86,8 +90,17 @@ static void tell(struct pair *p, uint32_t kind, int status, const char *reason, 
 	struct gather_msg msg = {.kind = kind, .pid = p->rank_pid, .status = status};
 
 	snprintf(msg.reason, sizeof msg.reason, "%s", reason);
-	/* a stub that does not read (stopped) has room for this in its buffer; one that is gone needs it no more */
+	/* a stub that does not read (stopped) has room for this in its buffer, since heartbeats leave some (has_room());
+	 * one that is gone needs it no more */
 	raw_send(p->sock, &msg, sizeof msg, &fd, fd >= 0 ? 1 : 0, RAW_MSG_DONTWAIT);
+}
+
+/* Whether a stub that does not read has room for a heartbeat and still for the words that may not be lost (unix(7)). */
+static bool has_room(const struct pair *p)
+{
+	int unread = 0;
+
+	return ioctl(p->sock, SIOCOUTQ, &unread) < 0 || unread < MOST_UNREAD;
 }
 
 static int count_in(const struct gatherer *g, enum pair_state state)
@@ -319,15 +332,20 @@ static struct pair *new_pair(struct gatherer *g)
 	return p;
 }
 
+/* Whether this user's process has connected, and which. */
+static bool is_of_user(int sock, struct ucred *peer)
+{
+	socklen_t len = sizeof *peer;
+
+	return getsockopt(sock, SOL_SOCKET, SO_PEERCRED, peer, &len) == 0 && peer->uid == geteuid();
+}
+
 /* The pair of a stub that has connected; NULL, and the connection closed, if it is another user's. */
 static struct pair *admit(struct gatherer *g, int sock)
 {
-	struct ucred cred = {.uid = (uid_t)-1};
-	socklen_t len = sizeof cred;
-	struct pair *p = NULL;
+	struct ucred cred;
+	struct pair *p = is_of_user(sock, &cred) ? new_pair(g) : NULL;
 
-	if (getsockopt(sock, SOL_SOCKET, SO_PEERCRED, &cred, &len) == 0 && cred.uid == geteuid())
-		p = new_pair(g);
 	if (!p) {
 		close(sock);
 		return NULL;
@@ -345,14 +363,15 @@ static void accept_stubs(struct gatherer *g, int most)
 {
 	for (int i = 0; i < most; i++) {
 		int sock = accept4(g->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+		struct ucred cred;
 		struct pair *p;
 
 		if (sock < 0 && (errno == EMFILE || errno == ENFILE) && g->reserve >= 0) {
 			xclose(&g->reserve);
 			sock = accept4(g->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 			if (sock >= 0) {
+				g->arrived += is_of_user(sock, &cred);
 				close(sock); /* this stub execs */
-				g->arrived++;
 			}
 			g->reserve = open("/dev/null", O_RDONLY | O_CLOEXEC);
 			if (sock >= 0)
@@ -1630,7 +1649,7 @@ static void say_trace(struct gatherer *g)
 		if (is_live(g->pairs[i]) && g->pairs[i]->blob && g->pairs[i]->state < PAIR_PREPARED &&
 		    g->pairs[i]->a.options & PSPAWN_VERBOSE)
 			to = g->pairs[i];
-	for (; to && g->said < trace_lost() + trace_count(); g->said++) {
+	for (; to && has_room(to) && g->said < trace_lost() + trace_count(); g->said++) {
 		const struct trace_entry *e = g->said < trace_lost() ? NULL : trace_at(g->said - trace_lost());
 
 		if (!e || e->pid == to->stub_pid ||
@@ -1902,18 +1921,27 @@ static bool has_ended(pid_t pid)
  * leave behind is not ours: it comes to us only because we are a subreaper, and goes on to init. */
 static void kill_strays(void)
 {
-	char path[64], children[4096], comm[32], *s = children;
-	pid_t self = getpid();
+	char list[64], path[64], children[4096], comm[32];
+	const int64_t until_us = now_us() + STRAYS_US;
+	const pid_t self = getpid();
+	bool more = true;
 
-	snprintf(path, sizeof path, "/proc/%d/task/%d/children", self, self);
-	if (raw_read_file(path, children, sizeof children) <= 0)
-		return;
-	for (long pid; (pid = strtol(s, &s, 10)) > 0;) {
-		snprintf(path, sizeof path, "/proc/%ld/comm", pid);
-		if (raw_read_file(path, comm, sizeof comm) <= 0 || strcmp(comm, "pspawn-proxy\n") != 0)
-			continue;
-		kill((pid_t)pid, SIGKILL);
-		waitpid((pid_t)pid, NULL, 0);
+	snprintf(list, sizeof list, "/proc/%d/task/%d/children", self, self);
+	while (more && now_us() < until_us && raw_read_file(list, children, sizeof children) > 0) {
+		char *s = children;
+
+		more = false;
+		/* a number that the buffer cut has no blank behind it: it is read whole when those before it are gone */
+		for (long pid; (pid = strtol(s, &s, 10)) > 0 && *s == ' ';) {
+			snprintf(path, sizeof path, "/proc/%ld/comm", pid);
+			if (raw_read_file(path, comm, sizeof comm) <= 0 || strcmp(comm, "pspawn-proxy\n") != 0)
+				continue;
+			more = true;
+			kill((pid_t)pid, SIGKILL);
+			waitpid((pid_t)pid, NULL, WNOHANG); /* one that a file system holds may not end for long */
+		}
+		if (more)
+			usleep(1000);
 	}
 }
 
@@ -1951,7 +1979,7 @@ static void tick(struct gatherer *g)
 		    (has_ended(g->pairs[i]->stub_pid) || sandbox_is_elsewhere(g, g->pairs[i]->stub_pid)))
 			g->pairs[i]->awaits_inner = false; /* no stub will come from the wrapper */
 	for (int i = 0; i < g->npairs; i++)
-		if (is_live(g->pairs[i]) && g->pairs[i]->state < PAIR_PREPARED)
+		if (is_live(g->pairs[i]) && g->pairs[i]->state < PAIR_PREPARED && has_room(g->pairs[i]))
 			tell(g->pairs[i], GATHER_HEARTBEAT, 0, "", -1);
 	for (int i = 0; i < g->ncontexts; i++) {
 		struct context *c = g->contexts[i];
