@@ -32,7 +32,8 @@ static struct {
 	uid_t uid;
 	dev_t root_device;
 	ino_t root_inode;
-	char mover[48]; /* its address; nobody can know it beforehand, so nobody can take it */
+	char mover[48];	 /* its address; nobody can know it beforehand, so nobody can take it */
+	char secret[33]; /* SPANK_SECRET */
 	bool mover_started;
 	uint32_t ended; /* tasks */
 } step;
@@ -142,15 +143,15 @@ static const char *step_refusal(spank_t sp, int argc, char **argv)
 	return NULL;
 }
 
-static bool name_mover(void)
+/* 32 hexadecimal digits */
+static bool draw(char *digits)
 {
 	unsigned char random[16];
-	char *at = step.mover + sprintf(step.mover, "pspawn-mover-");
 
 	if (getrandom(random, sizeof random, GRND_NONBLOCK) != sizeof random)
 		return false;
 	for (size_t i = 0; i < sizeof random; i++)
-		at += sprintf(at, "%02x", random[i]);
+		digits += sprintf(digits, "%02x", random[i]);
 	return true;
 }
 
@@ -184,7 +185,7 @@ int pspawn_stepd_user_init(spank_t sp)
 	}
 	step.root_device = root.st_dev;
 	step.root_inode = root.st_ino;
-	step.active = name_mover();
+	step.active = draw(step.mover + sprintf(step.mover, "pspawn-mover-")) && draw(step.secret);
 	return 0;
 }
 
@@ -337,9 +338,13 @@ int pspawn_stepd_task_init(spank_t sp)
 		return 0;
 	why = task_refusal();
 	make_words(sp, words);
-	if (!why && (spank_get_item(sp, S_JOB_ARGV, &argc, &argv) != ESPANK_SUCCESS || argc < 1 ||
-		     complete_bcast_name(sp, argv) < 0 || put_stub(sp, words, argv) < 0))
+	if (!why &&
+	    (spank_get_item(sp, S_JOB_ARGV, &argc, &argv) != ESPANK_SUCCESS || argc < 1 ||
+	     complete_bcast_name(sp, argv) < 0 || spank_setenv(sp, SPANK_SECRET, step.secret, 1) != ESPANK_SUCCESS ||
+	     put_stub(sp, words, argv) < 0)) {
+		spank_unsetenv(sp, SPANK_SECRET);
 		why = "slurmstepd did not take the stub";
+	}
 	if (!why)
 		return 0;
 	if (spank_get_item(sp, S_TASK_GLOBAL_ID, &rank) == ESPANK_SUCCESS && rank == 0)

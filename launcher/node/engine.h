@@ -7,12 +7,13 @@
 #define PSPAWN_ENGINE_H
 
 #include "protocol.h"
+#include "sha256.h"
 
 struct engine_job {
 	enum pspawn_engine engine;
 	int rank, local_rank, local_size; /* local: on this node, in this job */
-	uint64_t identity;		  /* hash of what names the job on this node */
-	int keep_fd;			  /* the stub keeps this open until it mirrors; -1: none */
+	struct sha256 name; /* of what names the job on this node, and of what other users cannot know of it */
+	int keep_fd;	    /* the stub keeps this open until it mirrors; -1: none */
 };
 
 /* Each fills *job and returns 0, or -1 if its engine did not start this process. */
@@ -27,6 +28,9 @@ int hydra_daemon(const struct engine_job *job);
 /* What the SPANK plugin says to the stub by a variable: words, one a line, the application last. The variable is
  * removed, because a rank of a plain srun has none. NULL if there is none. */
 char *slurm_take_words(char **envp);
+
+/* The step's secret, which the plugin says by a variable that is removed likewise; NULL if there is none. */
+const char *slurm_take_secret(char **envp);
 
 /* The path that slurmstepd would exec for this name (_build_path in its task.c, 22.05 to 25.11). 0, or -ENAMETOOLONG.
  * Whether there is such a file is for execve(2) to say, as it is there. */
@@ -62,11 +66,6 @@ static inline uint64_t engine_hash(uint64_t h, const void *data, size_t len)
 	return h;
 }
 
-static inline uint64_t engine_hash_string(uint64_t h, const char *s)
-{
-	return s ? engine_hash(h, s, raw_strlen(s) + 1) : h;
-}
-
 /* A process as an identity: its pid, and its start time (field 22 of /proc/PID/stat) because pids come again. */
 static inline uint64_t engine_hash_process(uint64_t h, int pid)
 {
@@ -93,6 +92,27 @@ static inline uint64_t engine_hash_process(uint64_t h, int pid)
 	for (after = s; *after >= '0' && *after <= '9'; after++)
 		;
 	return engine_hash(h, s, (size_t)(after - s));
+}
+
+/* Adds to what names the job. A string ends with its 0; NULL is none. */
+static inline void engine_name(struct engine_job *job, const char *s)
+{
+	sha256_add(&job->name, s ? s : "\1", s ? raw_strlen(s) + 1 : 1);
+}
+
+/* What other users cannot know of a process of this user: where its address space lies (proc(5), auxv), by random. */
+static inline void engine_name_by_addresses(struct engine_job *job, int pid)
+{
+	char path[32] = "", text[1024];
+	struct raw_text t = {path, sizeof path, 0};
+	long n;
+
+	raw_put(&t, "/proc/");
+	raw_put_num(&t, pid);
+	raw_put(&t, "/auxv");
+	n = pid > 0 ? raw_read_file(path, text, sizeof text) : 0;
+	if (n > 0)
+		sha256_add(&job->name, text, (size_t)n);
 }
 
 #endif

@@ -20,6 +20,7 @@ int hydra_daemon(const struct engine_job *job)
 
 int hydra_job(char **envp, struct engine_job *job)
 {
+	uint64_t process;
 	int daemon;
 
 	job->rank = (int)engine_number(envp, "PMI_RANK");
@@ -30,6 +31,8 @@ int hydra_job(char **envp, struct engine_job *job)
 		return -1;
 	job->engine = PSPAWN_HYDRA;
 	daemon = hydra_daemon(job);
-	job->identity = engine_hash_process(0, daemon ? daemon : (int)sys0(__NR_getppid));
+	process = engine_hash_process(0, daemon ? daemon : (int)sys0(__NR_getppid));
+	sha256_add(&job->name, &process, sizeof process);
+	engine_name_by_addresses(job, daemon);
 	return 0;
 }

@@ -16,10 +16,14 @@ int openmpi_job(char **envp, struct engine_job *job)
 	if (!space || job->rank < 0 || job->local_rank < 0 || job->local_size < 1)
 		return -1;
 	job->engine = engine_getenv(envp, "OMPI_MCA_orte_hnp_uri") ? PSPAWN_OPENMPI : PSPAWN_PRRTE;
-	job->identity = engine_hash_string(0, space);
+	engine_name(job, space);
 	/* the local daemon: hosts that share a network namespace (tests) share the address space of socket names */
 	for (size_t i = 0; i < sizeof uris / sizeof *uris; i++)
-		job->identity = engine_hash_string(job->identity, engine_getenv(envp, uris[i]));
+		engine_name(job, engine_getenv(envp, uris[i]));
+	/* random, and the same for all of a job: Open MPI 4's key of its transports */
+	engine_name(job, engine_getenv(envp, "OMPI_MCA_orte_precondition_transports"));
+	if (job->engine == PSPAWN_PRRTE)
+		engine_name_by_addresses(job, openmpi_daemon(envp));
 	return 0;
 }
 

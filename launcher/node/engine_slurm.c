@@ -50,27 +50,39 @@ int slurm_job(char **envp, struct engine_job *job)
 	if (job->local_size < 1 || job->local_rank >= job->local_size)
 		return -1;
 	job->engine = PSPAWN_SLURM;
-	job->identity = 0;
 	for (size_t i = 0; i < sizeof identity / sizeof *identity; i++)
-		job->identity = engine_hash_string(job->identity, engine_getenv(envp, identity[i]));
+		engine_name(job, engine_getenv(envp, identity[i]));
 	return 0;
+}
+
+/* Removes NAME=… and returns the last value. */
+static char *take_variable(char **envp, const char *name)
+{
+	const size_t len = raw_strlen(name);
+	char **to = envp, *value = NULL;
+
+	for (char **from = envp; *from; from++)
+		if (raw_starts(*from, name) && (*from)[len] == '=')
+			value = *from + len + 1;
+		else
+			*to++ = *from;
+	*to = NULL;
+	return value;
+}
+
+const char *slurm_take_secret(char **envp)
+{
+	return take_variable(envp, SPANK_SECRET);
 }
 
 char *slurm_take_words(char **envp)
 {
 	const char *set = engine_getenv(envp, SPANK_WORDS);
-	char **to = envp, *words = NULL;
 
 	/* a variable of this name that the user has set is the application's */
 	if (!set || !raw_starts(set, SPANK_OPTION "=") || !engine_getenv(envp, "SLURM_STEP_ID"))
 		return NULL;
-	for (char **from = envp; *from; from++)
-		if (raw_starts(*from, SPANK_WORDS "="))
-			words = *from + sizeof SPANK_WORDS;
-		else
-			*to++ = *from;
-	*to = NULL;
-	return words;
+	return take_variable(envp, SPANK_WORDS);
 }
 
 static int join(const char *dir, size_t len, const char *name, char *path, size_t room)

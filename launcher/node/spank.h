@@ -9,6 +9,10 @@
 
 #define SPANK_WORDS "PSPAWN_SPANK_WORDS"
 
+/* A variable too, in all releases, since other users can read command lines: 32 hexadecimal digits, random and the same for all
+ * tasks of a step on a node. The name of the gatherer's socket is made of it, so that nobody can take that beforehand. */
+#define SPANK_SECRET "PSPAWN_SPANK_SECRET"
+
 /* =N[,ADDRESS]: started by the plugin for a step with N tasks on this node; the mover listens at that abstract address. */
 #define SPANK_OPTION "--pspawn-spank"
 

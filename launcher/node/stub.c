@@ -37,8 +37,9 @@ struct stub {
 	const char *refusal; /* why this process cannot be handed over; the gatherer is told all the same */
 	const char *fork_point, *report, *domains, *bind_to, *engine_name, *timeout, *preload, *record, *replicate,
 		*topology;
-	const char *spank; /* what the SPANK plugin told about the step: SPANK_OPTION; NULL without it */
-	const char *mover; /* its mover's address */
+	const char *spank;  /* what the SPANK plugin told about the step: SPANK_OPTION; NULL without it */
+	const char *mover;  /* its mover's address */
+	const char *secret; /* the step's, of which the gatherer's address is made */
 	int require, verbose, report_pages, off, found;
 	int by_engine;	  /* PSPAWN_BY_ENGINE */
 	int may_not_fork; /* so it cannot start a gatherer */
@@ -528,9 +529,13 @@ struct address {
 	char path[108];
 };
 
+/* Everybody can read the names of sockets (/proc/net/unix), but not learn from this one what it was made of, nor make it
+ * before there is a socket of that name. */
 static int make_address(struct address *a)
 {
 	struct raw_text t = {a->path + 1, sizeof a->path - 1, 0};
+	struct sha256 name = stub.job.name;
+	unsigned char digest[32];
 	struct {
 		char sysname[65], nodename[65], rest[65 * 4];
 	} uts;
@@ -542,7 +547,12 @@ static int make_address(struct address *a)
 	raw_put(&t, "pspawn-");
 	raw_put_num(&t, (int64_t)sys0(__NR_getuid));
 	raw_put(&t, "-");
-	raw_put_hex(&t, engine_hash_string(stub.job.identity, uts.nodename), 16);
+	sha256_add(&name, uts.nodename, raw_strlen(uts.nodename) + 1);
+	if (stub.secret)
+		sha256_add(&name, stub.secret, raw_strlen(stub.secret) + 1);
+	sha256_end(&name, digest);
+	for (int i = 0; i < 16; i++)
+		raw_put_hex(&t, digest[i], 2);
 	return (int)(2 + 1 + t.at);
 }
 
@@ -956,9 +966,9 @@ static const char *negotiate(struct gather_msg *msg)
 	stub.sock_died = 0;
 	stub.buffered = 0;
 	if (meet_gatherer() < 0)
-		return stub.refusal	   ? stub.refusal
-		       : why_not_started() ? why_not_started()
-					   : "the gatherer cannot be reached";
+		return why_not_started() ? why_not_started()
+		       : stub.refusal	 ? stub.refusal
+					 : "the gatherer cannot be reached";
 	if (!gatherer_is_ours(&pid))
 		return "another user holds the gatherer's address";
 	stub.arrival.options &= ~(uint32_t)PSPAWN_SEES_GATHERER;
@@ -1174,6 +1184,8 @@ void stub_main(long *stack)
 	stub.start_us = raw_monotonic_us();
 	stub.sock = stub.channel = stub.pidfd = -1;
 	parse_arguments(argc, argv, envp);
+	if (stub.spank)
+		stub.secret = slurm_take_secret(envp);
 	remove_agent_variable();
 	sys_sigmask(SIG_BLOCK, NULL, &stub.sigmask);
 	found = stub.found = find_application(&app);

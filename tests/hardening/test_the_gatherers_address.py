@@ -1,0 +1,97 @@
+"""The name of the gatherer's socket cannot be made by who may not read the job's secrets, so nobody can take it first."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import re
+import socket
+import struct
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from support import processes
+from support.build import TOP, Builder
+from support.mpi import STUB, Launcher, Pspawn
+from support.report import assert_forked
+
+pytestmark = pytest.mark.needs_stub
+SOCKETS = re.compile(r"@(pspawn-\d+-[0-9a-f]+)$", re.M)
+FNV_START, FNV_PRIME = 0xCBF29CE484222325, 0x100000001B3
+
+
+@pytest.mark.parametrize("piece", [1, 63, 64, 4096])
+def test_the_hash_is_sha256(builder: Builder, piece: int) -> None:
+    """FIPS 180-4, against Python's, around the lengths at which a block or the room for the length ends."""
+    program = builder.program("sha256.c", flags=[f"-I{TOP}/launcher/node"])
+    draw = random.Random(piece)
+    for length in (0, 1, 55, 56, 57, 63, 64, 65, 119, 120, 128, 1000):
+        data = draw.randbytes(length)
+        done = subprocess.run([program, str(piece)], input=data, capture_output=True, check=True, timeout=10)
+        assert done.stdout.decode() == hashlib.sha256(data).hexdigest(), length
+
+
+def fnv(data: bytes) -> int:
+    value = FNV_START
+    for byte in data:
+        value = (value ^ byte) * FNV_PRIME & (1 << 64) - 1
+    return value
+
+
+def what_anybody_can_make(daemon: int) -> str:
+    """The name as it was made of the daemon's number, its start and the host's name, which all users can read."""
+    start = Path(f"/proc/{daemon}/stat").read_text().rpartition(")")[2].split()[19]
+    known = struct.pack("i", daemon) + start.encode() + os.uname().nodename.encode() + b"\0"
+    return f"pspawn-{os.getuid()}-{fnv(known):016x}"
+
+
+@pytest.mark.parametrize("one_launcher", ["mpich4"], indirect=True)
+def test_a_name_made_of_what_anybody_knows_is_taken_in_vain(one_launcher: Launcher) -> None:
+    file, go = one_launcher.directory / "starts", one_launcher.directory / "go"
+    life = str(one_launcher.builder.program("life.c"))
+    waits = f'until [ -e {go} ]; do sleep 0.01; done; exec "$@"'
+    app = ["sh", "-c", waits, "sh", "@stub", life, "linger", str(file), "50"]
+    started = one_launcher.start(app, 2, pspawn=Pspawn("preinit", door="none"))
+
+    def daemons() -> list[processes.Process]:
+        return [p for p in processes.of_test(one_launcher.mark) if p.comm.startswith("hydra_pmi_proxy")]
+
+    assert processes.wait_until(lambda: bool(daemons()), 10), started.finish(20)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as squatter:
+        squatter.bind("\0" + what_anybody_can_make(daemons()[0].pid))
+        go.touch()
+        run = started.finish(20)
+    assert_forked(run.report, 2, "preinit")
+
+
+def name_of(env: dict[str, str]) -> str:
+    """The name that a stub takes in the place of rank 0 of two, under Open MPI 4."""
+    job = {
+        "OMPI_COMM_WORLD_RANK": "0",
+        "OMPI_COMM_WORLD_LOCAL_RANK": "0",
+        "OMPI_COMM_WORLD_LOCAL_SIZE": "2",
+        "OMPI_MCA_orte_hnp_uri": "1.0;tcp://127.0.0.1:1",
+        "PMIX_NAMESPACE": "1",
+        "PMIX_SERVER_URI2": "1.0;tcp4://127.0.0.1:2",
+    }
+    before = set(SOCKETS.findall(Path("/proc/net/unix").read_text()))
+    found: list[str] = []
+
+    def is_there() -> bool:
+        found[:] = set(SOCKETS.findall(Path("/proc/net/unix").read_text())) - before
+        return bool(found)
+
+    stub = subprocess.Popen([STUB, "--pspawn-timeout=1", "true"], env={**os.environ, **job, **env})
+    assert processes.wait_until(is_there, 5, step=0.001)
+    assert stub.wait(timeout=20) == 0
+    return found[0]
+
+
+def test_the_secret_of_a_job_is_in_the_name(mark: str) -> None:
+    secret = "OMPI_MCA_orte_precondition_transports"
+    one, other, again = (name_of({secret: s}) for s in ("1-2", "1-3", "1-2"))
+    assert one != other
+    assert one == again
