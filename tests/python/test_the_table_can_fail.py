@@ -50,6 +50,7 @@ PLANTS = {
 }
 # Rows that need something that is not planted by a statement.
 OTHERWISE = {"random", "hash", "numpy_threads"}
+OF_TESTS = ("PYTHON", "PYTEST", "PSPAWN_TEST", "LC_", "LANG")
 
 
 def run(directory: Path, statements: str) -> Probes:
@@ -57,7 +58,7 @@ def run(directory: Path, statements: str) -> Probes:
     (directory / "plant.txt").write_text(statements)
     out = directory / "out"
     out.mkdir(exist_ok=True)
-    env = {k: v for k, v in sorted(os.environ.items()) if not k.startswith(("PYTHON", "PYTEST", "LC_", "LANG"))}
+    env = {k: v for k, v in sorted(os.environ.items()) if not k.startswith(OF_TESTS)}
     env.update(PROBE_OUT=str(out), PROBE_PLANT=str(directory / "plant.txt"), LANG="C.UTF-8", PROBE_RANK="0")
     done = subprocess.run(
         [sys.executable, str(PROBE)], env=env, stdin=subprocess.DEVNULL, capture_output=True, timeout=20, check=False

@@ -182,6 +182,8 @@ def _read_all(fd: int) -> bytes:
 def _with_plugin(args: Sequence[str], options: StubOptions) -> Launch:
     """The plugin has one option; the stub finds the others in its environment, which srun hands on."""
     _, _, given = _leading(args)
+    if _launches_nothing(given):
+        return plain(args, "srun launches nothing", silent=True)
     how = "require" if options.require else options.fork_point or "auto"
     own = [] if any(option.name == "pspawn" for option in given) else [f"--pspawn={how}"]
     values = {
@@ -208,7 +210,7 @@ def _with_stub(args: Sequence[str], stub: str, options: StubOptions) -> Launch:
         return plain(args, "a heterogeneous job's components (':') can't each get a stub")
     if unknown:
         return plain(args, f"{unknown} is no option of srun that pspawn knows")
-    if any(option.name in NOTHING or option == Option("mpi", "list") for option in given):
+    if _launches_nothing(given):
         return plain(args, "srun launches nothing", silent=True)
     for option in given:
         if option.name in PLAIN:
@@ -224,6 +226,10 @@ def _with_stub(args: Sequence[str], stub: str, options: StubOptions) -> Launch:
     if trouble:
         return plain(args, f"{command} {trouble} on this host")
     return Launch([*before, *prefix, command, *rest], {})
+
+
+def _launches_nothing(given: Sequence[Option]) -> bool:
+    return any(option.name in NOTHING or option == Option("mpi", "list") for option in given)
 
 
 def _leading(args: Sequence[str]) -> tuple[int, str | None, list[Option]]:

@@ -601,8 +601,9 @@ bool writer_reaped(struct writer *w, pid_t pid, int status)
 	(void)status;
 	return false;
 }
-bool writer_wait(struct gatherer *gatherer, struct writer *w, int64_t hold_us)
+bool writer_wait(struct gatherer *gatherer, struct writer *w, int64_t hold_us, bool then_killed)
 {
+	(void)then_killed;
 	(void)gatherer;
 	(void)w;
 	(void)hold_us;
