@@ -1,4 +1,4 @@
-"""The name of the gatherer's socket cannot be made by who may not read the job's secrets, so nobody can take it first."""
+"""Who may not read a job's secrets cannot make the name of its gatherer's socket, so nobody can take it first."""
 
 from __future__ import annotations
 

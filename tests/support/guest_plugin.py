@@ -25,6 +25,8 @@ INSIDE = "PSPAWN_TEST_GUEST"
 SILENCE_SECONDS = 330
 """Of the inner pytest, whose tests have 300 s each."""
 RESULTS = "results"
+BY_HAND = ("2-nodes-a-socket", "smt")
+"""Machines for `make test-matrix`: each costs minutes of an emulated boot, and others have as many nodes."""
 RUN = pytest.StashKey["Run"]()
 
 
@@ -38,7 +40,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if marker:
         first = next(iter(MACHINES))
         names = marker.args or (first,)
-        cells = [pytest.param(MACHINES[n], id=n, marks=() if n == first else pytest.mark.long) for n in names]
+        marks = {n: () if n == first else (pytest.mark.long,) for n in names}
+        marks.update({n: (pytest.mark.long, pytest.mark.matrix) for n in BY_HAND if n in marks})
+        cells = [pytest.param(MACHINES[n], id=n, marks=marks[n]) for n in names]
         metafunc.parametrize("machine", cells)
 
 

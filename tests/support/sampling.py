@@ -19,8 +19,9 @@ EVERY_VALUE = (
     "test_two_plain_launches_show_no_difference",
     "test_streams_of_other_versions",
     "test_environment_of_other_versions",
+    "test_every_form_with_every_option",
 )
-"""Functions of two parameters, of which a sample has every value once."""
+"""Functions of two parameters, or with a third that goes round, of which a sample has every value once."""
 
 Value = tuple[str, str]
 Part = tuple[Value, ...]
