@@ -116,7 +116,7 @@ def sanitized(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def stopping_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The C parts built with -DPSPAWN_TEST: PSPAWN_TEST_STOP names the state in which a process stops itself."""
     prefix = tmp_path_factory.mktemp("native")
-    command = ["make", "-C", str(TOP / "launcher"), f"DEST={prefix}", "TEST=-DPSPAWN_TEST"]
+    command = ["make", "-j2", "-C", str(TOP / "launcher"), f"DEST={prefix}", "TEST=-DPSPAWN_TEST"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
     return prefix
@@ -124,20 +124,20 @@ def stopping_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def mark() -> str:
-    """The id that everything carries that this test starts."""
+    """The id that all carries that this test starts, in PSPAWN_TEST_ID."""
     return f"{os.getpid()}-{next(_count)}"
 
 
 @pytest.fixture(autouse=True)
-def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
+def nothing_left(request: pytest.FixtureRequest, mark: str) -> Iterator[None]:
     """After each test: no process, temporary file or shared memory that was not there before."""
     item = request.node
-    if "mark" not in request.fixturenames or item.get_closest_marker("no_leftover_check"):
-        yield
-        return
-    mark = request.getfixturevalue("mark")
     before = processes.Before.now()
-    yield
+    os.environ[processes.MARK] = mark
+    yield  # and what a test has patched is itself again: nothing is torn down after this
+    os.environ.pop(processes.MARK, None)
+    if item.get_closest_marker("no_leftover_check"):
+        return
     left: list[str] = []
 
     def gone() -> bool:

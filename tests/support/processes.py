@@ -1,6 +1,8 @@
 """Which processes and files a test leaves behind, read from /proc.
 
 A process belongs to a test when its environment carries the test's PSPAWN_TEST_ID: other runs share the machine.
+Slurm's daemons and a step's slurmstepd do not carry it, so a cluster may outlive a test; a step's mover, whose
+environment is empty, is known by the file that it executes.
 Abstract sockets need no look of their own, since they live no longer than the processes that hold them.
 """
 
@@ -15,7 +17,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from support.build import TOP
+
 MARK = "PSPAWN_TEST_ID"
+NATIVE = Path(os.environ.get("PSPAWN_TEST_NATIVE", TOP / "launcher/pspawn/_native")).resolve()
 # Names of shared memory that the engines themselves leave when they are killed.
 ENGINE_SHM = re.compile(r"^(mpich_sh|vader_segment|sm_segment|osc_rdma|shared_window)")
 
@@ -144,17 +149,28 @@ def wait_until(condition: Callable[[], object], seconds: float, step: float = 0.
     return True
 
 
+def is_of_this_tree(pid: int) -> bool:
+    """Whether it executes a program that was built here."""
+    return executable(pid).startswith(f"{NATIVE}/")
+
+
+def pids() -> set[int]:
+    return {int(entry) for entry in os.listdir("/proc") if entry.isdigit()}
+
+
 @dataclass(frozen=True)
 class Before:
-    """What was there when a test began."""
+    """What was there when a test began. What was there already is not looked at again: that is most of it."""
 
     files: frozenset[str]
+    pids: frozenset[int]
 
     @classmethod
     def now(cls) -> Before:
-        return cls(frozenset(files()))
+        return cls(frozenset(files()), frozenset(pids()))
 
     def left(self, mark: str) -> list[str]:
         """What the test with this id added and has not removed, one line each."""
-        lines = [f"process {p}" for p in of_test(mark)]
-        return lines + [f"file {f}" for f in sorted(files() - self.files)]
+        new = [p for pid in pids() - self.pids if (p := read(pid))]
+        ours = [p for p in new if environ(p.pid).get(MARK) == mark or is_of_this_tree(p.pid)]
+        return [f"process {p}" for p in ours] + [f"file {f}" for f in sorted(files() - self.files)]

@@ -333,7 +333,7 @@ class Cluster:
         with (d / "log" / "database.log").open("wb") as log:
             self.database = subprocess.Popen(
                 ["mariadbd", *_mariadb(data), "--skip-grant-tables", f"--socket={socket_file}"],
-                env={**os.environ, "PATH": PATH},
+                env=self.environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
