@@ -616,6 +616,7 @@ static int new_context(struct gatherer *g, int pair, int domain)
 	} else if (!watch(g, c->c.sock, ON_CONTEXT, (unsigned)g->ncontexts)) {
 		fail_context(c, "no room to watch the proxy");
 	}
+	test_stop("starting");
 	c->c.argc = (int)p->a.key.argc; /* of a script, what the kernel has made of it */
 	warm_look_up(g, c);		/* while the proxy starts */
 	free(argv);

@@ -3,8 +3,10 @@
  *
  * docs/protocol.md has the same tables for people. One gatherer is one process: it has one trace.
  */
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "gather.h"
 #include "trace.h"
@@ -77,6 +79,24 @@ static bool refuse_change(bool is_context, int rank, int pid, const char *from, 
 	return false;
 }
 
+#ifdef PSPAWN_TEST
+/* PSPAWN_TEST_STOP=pair.STATE or context.STATE, perhaps :N: stop at this entry into the state, by default the first. */
+static void test_stop(bool is_context, const char *state)
+{
+	static int entries_of_state;
+	const char *want = getenv("PSPAWN_TEST_STOP");
+	char name[64];
+	size_t len = (size_t)snprintf(name, sizeof name, "%s.%s", is_context ? "context" : "pair", state);
+
+	if (!want || strncmp(want, name, len) != 0 || (want[len] != 0 && want[len] != ':'))
+		return;
+	if (++entries_of_state == (want[len] ? atoi(want + len + 1) : 1))
+		raise(SIGSTOP);
+}
+#else
+#define test_stop(is_context, state) ((void)0)
+#endif
+
 bool pair_enter(struct pair *p, enum pair_state to, const char *why)
 {
 	int rank = p->blob ? p->a.rank : -1;
@@ -85,6 +105,7 @@ bool pair_enter(struct pair *p, enum pair_state to, const char *why)
 		return refuse_change(false, rank, p->stub_pid, pair_names[p->state], pair_names[to], why);
 	note(false, rank, p->stub_pid, pair_names[p->state], pair_names[to], why);
 	p->state = to;
+	test_stop(false, pair_names[to]);
 	return true;
 }
 
@@ -94,6 +115,7 @@ bool context_enter(struct context *c, enum context_state to, const char *why)
 		return refuse_change(true, -1, c->c.serving, context_names[c->state], context_names[to], why);
 	note(true, -1, c->c.serving, context_names[c->state], context_names[to], why);
 	c->state = to;
+	test_stop(true, context_names[to]);
 	return true;
 }
 

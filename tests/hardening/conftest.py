@@ -7,6 +7,7 @@ import pytest
 from support import fuzzing
 
 _figures: list[fuzzing.Figures] = []
+_lines: list[str] = []
 
 
 @pytest.fixture
@@ -15,7 +16,17 @@ def fuzz_figures() -> list[fuzzing.Figures]:
     return _figures
 
 
+@pytest.fixture
+def figures() -> list[str]:
+    """Lines for the summary, to be added to."""
+    return _lines
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if _lines:
+        terminalreporter.section("faults")
+        for line in _lines:
+            terminalreporter.line(line)
     if _figures:
         terminalreporter.section("fuzzing")
         for line in fuzzing.table(_figures):
