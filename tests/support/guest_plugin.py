@@ -25,8 +25,8 @@ INSIDE = "PSPAWN_TEST_GUEST"
 SILENCE_SECONDS = 330
 """Of the inner pytest, whose tests have 300 s each."""
 RESULTS = "results"
-BY_HAND = ("2-nodes-a-socket", "smt")
-"""Machines for `make test-matrix`: each costs minutes of an emulated boot, and others have as many nodes."""
+BY_HAND = ("64-cpus-8-nodes", "2-nodes-a-socket", "smt")
+"""Machines for `make test-matrix`: each costs minutes, as all that they run is emulated."""
 RUN = pytest.StashKey["Run"]()
 
 
