@@ -31,7 +31,10 @@ int hydra_job(char **envp, struct engine_job *job)
 		return -1;
 	job->engine = PSPAWN_HYDRA;
 	daemon = hydra_daemon(job);
-	process = engine_hash_process(0, daemon ? daemon : (int)sys0(__NR_getppid));
+	if (!daemon)
+		/* A wrapper put something else where this rank's socket was, not always where the others' were. */
+		daemon = (int)sys0(__NR_getppid);
+	process = engine_hash_process(0, daemon);
 	sha256_add(&job->name, &process, sizeof process);
 	engine_name_by_addresses(job, daemon);
 	return 0;

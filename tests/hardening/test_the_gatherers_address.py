@@ -95,3 +95,13 @@ def test_the_secret_of_a_job_is_in_the_name(mark: str) -> None:
     one, other, again = (name_of({secret: s}) for s in ("1-2", "1-3", "1-2"))
     assert one != other
     assert one == again
+
+
+@pytest.mark.parametrize("one_launcher", ["mpich4", "mpich5"], indirect=True)
+def test_a_wrapper_that_closes_the_daemons_socket_of_some_ranks(one_launcher: Launcher) -> None:
+    """Ranks whose PMI_FD is something else know their daemon by their parent, so all of a node meet."""
+    wrapper = '[ $PMI_RANK = 0 ] || eval "exec $PMI_FD</dev/null"; exec "$@"'
+    app = ["bash", "-c", wrapper, "bash", "@stub", "true"]
+    run = one_launcher.run(app, 3, pspawn=Pspawn("preinit", door="none"))
+    assert run.rc == 0, run
+    assert_forked(run.report, 3, "preinit", contexts=1)
