@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from support import figures as counted
 from support import processes, sampling
 from support import sanitized as sanitizers
 from support.build import TOP, Builder
@@ -85,6 +86,10 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    total = counted.of_reports(report for reports in terminalreporter.stats.values() for report in reports)
+    if total.launches:
+        terminalreporter.section("faults")
+        terminalreporter.line(total.line())
     skipped = terminalreporter.stats.get("skipped", [])
     if not skipped:
         return
@@ -126,6 +131,14 @@ def stopping_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def mark() -> str:
     """The id that all carries that this test starts, in PSPAWN_TEST_ID."""
     return f"{os.getpid()}-{next(_count)}"
+
+
+@pytest.fixture
+def figures(request: pytest.FixtureRequest) -> Iterator[counted.Figures]:
+    """For a test to add its launches and faults to, and what came of them; the summary has the sum."""
+    mine = counted.Figures()
+    yield mine
+    request.node.user_properties.append(counted.as_property(mine))
 
 
 @pytest.fixture(autouse=True)
