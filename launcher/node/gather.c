@@ -745,7 +745,7 @@ static const char *heritage_refusal(const struct gatherer *g, struct pair *p)
 		return "its root directory is another than the gatherer's";
 	if (!own->root_inode && !(p->a.options & PSPAWN_BY_ENGINE))
 		return "its root directory cannot be looked at";
-	if (memcmp(own, its, sizeof *own) != 0)
+	if (memcmp(own, its, offsetof(struct pspawn_inherited, settings)) != 0)
 		return "its credentials, capabilities or personality are others than the gatherer's";
 	if (strcmp(g->own_label, p->label) != 0)
 		return "its security label is another than the gatherer's";

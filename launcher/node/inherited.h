@@ -9,6 +9,7 @@
 #include <linux/prctl.h>
 #include <linux/stat.h>
 
+#include "../libpspawn/settings.h"
 #include "engine.h"
 
 #define PROC_PATH 64
@@ -157,6 +158,38 @@ static inline int64_t take_session_keyring(void)
 	return id;
 }
 
+/* Of what no other process can set: see enum pspawn_setting. */
+static inline void take_settings_of_its_own(int64_t *out)
+{
+	static const struct {
+		int index, option, second;
+	} asked[] = {
+		{PSPAWN_WRITE_OR_EXECUTE, 66 /* PR_GET_MDWE */, 0},
+		{PSPAWN_SPECULATION, 52 /* PR_GET_SPECULATION_CTRL */, 0},
+		{PSPAWN_SPECULATION_2, 52, 1},
+		{PSPAWN_SPECULATION_3, 52, 2},
+		{PSPAWN_MEMORY_ERRORS, PR_MCE_KILL_GET, 0},
+		{PSPAWN_MERGED_PAGES, 68 /* PR_GET_MEMORY_MERGE */, 0},
+		{PSPAWN_IO_FLUSHER, 58 /* PR_GET_IO_FLUSHER */, 0},
+		{PSPAWN_VECTORS, 51 /* PR_SVE_GET_VL */, 0},
+	};
+	uint64_t attributes[8] = {0}; /* struct sched_attr: its runtime is the fourth, the bounds are the seventh */
+	uint64_t cookie = 0;
+	int stamps = 0;
+
+	for (size_t i = 0; i < sizeof asked / sizeof *asked; i++)
+		out[asked[i].index] = sys_prctl(asked[i].option, (unsigned long)asked[i].second, 0, 0, 0);
+	sys_prctl(PR_GET_TSC, (unsigned long)&stamps, 0, 0, 0);
+	out[PSPAWN_TIME_STAMPS] = stamps;
+	sys_prctl(62 /* PR_SCHED_CORE */, 0 /* PR_SCHED_CORE_GET */, 0, 0, (unsigned long)&cookie);
+	out[PSPAWN_CORE_COOKIE] = (int64_t)cookie;
+	sys4(__NR_sched_getattr, 0, attributes, sizeof attributes, 0);
+	out[PSPAWN_SLICE] = (int64_t)attributes[3];
+	out[PSPAWN_UTILIZATION] = (int64_t)attributes[6];
+	out[PSPAWN_LOGIN] = pspawn_proc_number("/proc/self/loginuid", 0, -1);
+	out[PSPAWN_LOGIN_SESSION] = pspawn_proc_number("/proc/self/sessionid", 0, -1);
+}
+
 static inline void take_identity(struct pspawn_inherited *key)
 {
 	struct {
@@ -188,6 +221,7 @@ static inline void take_identity(struct pspawn_inherited *key)
 	if (key->seccomp) /* since Linux 5.9; before and where it is hidden: -1 */
 		key->seccomp_filters = (int32_t)pspawn_status_number(0, "Seccomp_filters:\t");
 	key->session_keyring = take_session_keyring();
+	take_settings_of_its_own(key->settings);
 	key->personality = (uint32_t)sys1(__NR_personality, 0xffffffff);
 	key->thp_disable = (uint32_t)sys_prctl(PR_GET_THP_DISABLE, 0, 0, 0, 0);
 }

@@ -74,6 +74,26 @@ struct gather_msg {
 #define PSPAWN_NAMESPACES 8
 #define PSPAWN_NETWORK 7 /* which of them */
 
+/* Settings of a process that a wrapper can make and nobody can make for another: a restriction that no process may lift
+ * again, who is logged as its user. What has no name here is 0 or a negative errno in all. */
+enum pspawn_setting {
+	PSPAWN_WRITE_OR_EXECUTE, /* PR_GET_MDWE: memory that was writable cannot become executable */
+	PSPAWN_SPECULATION,	 /* PR_GET_SPECULATION_CTRL, of each of three kinds */
+	PSPAWN_SPECULATION_2,
+	PSPAWN_SPECULATION_3,
+	PSPAWN_TIME_STAMPS,   /* PR_GET_TSC: may it read the processor's counter? */
+	PSPAWN_MEMORY_ERRORS, /* PR_MCE_KILL_GET */
+	PSPAWN_MERGED_PAGES,  /* PR_GET_MEMORY_MERGE */
+	PSPAWN_IO_FLUSHER,    /* PR_GET_IO_FLUSHER */
+	PSPAWN_VECTORS,	      /* PR_SVE_GET_VL, AArch64 */
+	PSPAWN_CORE_COOKIE,   /* PR_SCHED_CORE: with whom it may share a core */
+	PSPAWN_SLICE,	      /* sched_getattr(2): its time slice, and the bounds of its utilization */
+	PSPAWN_UTILIZATION,
+	PSPAWN_LOGIN, /* /proc/self/loginuid and sessionid: as whom it is audited */
+	PSPAWN_LOGIN_SESSION,
+	PSPAWN_OWN_SETTINGS
+};
+
 /* What a process can only inherit: a proxy has it from the gatherer, so a rank must have the same. */
 struct pspawn_inherited {
 	uint32_t uid[4], gid[4]; /* real, effective, saved; [3] unused: 0 */
@@ -84,6 +104,7 @@ struct pspawn_inherited {
 	int64_t session_keyring; /* its id, or a negative errno */
 	uint64_t namespaces[PSPAWN_NAMESPACES];
 	uint64_t root_device, root_inode;
+	int64_t settings[PSPAWN_OWN_SETTINGS]; /* the last: compared one by one */
 };
 
 /* What is consumed before a fork point and cannot be changed in a fork: equal keys share contexts. The strings path,

@@ -51,6 +51,30 @@ static bool has_our_filters(const struct gatherer *g, const struct pair *p)
 	return false;
 }
 
+/* What it has set for itself, and a proxy has from the gatherer. */
+static const char *setting_refusal(const int64_t *own, const int64_t *its)
+{
+	static const char *const texts[PSPAWN_OWN_SETTINGS] = {
+		[PSPAWN_WRITE_OR_EXECUTE] =
+			"it may make memory executable, or may not, and the gatherer otherwise (MDWE)",
+		[PSPAWN_SPECULATION] = "its control of speculation is another than the gatherer's",
+		[PSPAWN_TIME_STAMPS] = "it may read the processor's time, or may not, and the gatherer otherwise",
+		[PSPAWN_MEMORY_ERRORS] = "its policy for memory errors is another than the gatherer's",
+		[PSPAWN_MERGED_PAGES] = "it has its pages merged, or has not, and the gatherer otherwise",
+		[PSPAWN_VECTORS] = "its length of vectors is another than the gatherer's",
+		[PSPAWN_CORE_COOKIE] = "it may share a core with others than the gatherer may",
+		[PSPAWN_SLICE] = "its time slice is another than the gatherer's",
+		[PSPAWN_UTILIZATION] = "the bounds of its utilization are others than the gatherer's",
+		[PSPAWN_LOGIN] = "it is audited as another user than the gatherer",
+	};
+
+	for (int i = 0; i < PSPAWN_OWN_SETTINGS; i++)
+		/* a scheduling policy without slices shows none, and can be handed over */
+		if (own[i] != its[i] && (i != PSPAWN_SLICE || (own[i] && its[i])))
+			return texts[i] ? texts[i] : "a setting of its process is another than the gatherer's";
+	return NULL;
+}
+
 const char *sandbox_refusal(const struct gatherer *g, const struct pair *p)
 {
 	const struct pspawn_inherited *own = &g->own, *its = &p->a.key.inherited;
@@ -69,7 +93,7 @@ const char *sandbox_refusal(const struct gatherer *g, const struct pair *p)
 		return "it has a seccomp filter of its own";
 	if (!(p->a.options & PSPAWN_SEES_GATHERER) || !pspawn_sees(p->stub_pid))
 		return "its Landlock domain is another than the gatherer's, or cannot be compared";
-	return NULL;
+	return setting_refusal(own->settings, its->settings);
 }
 
 bool sandbox_is_elsewhere(const struct gatherer *g, pid_t pid)

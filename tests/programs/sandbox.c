@@ -82,6 +82,30 @@ static int network(void)
 	       close(fd);
 }
 
+/* What a process can set for itself alone; what is on or off, the second rank. -1: it is none of these. */
+static int set_own(const char *what)
+{
+	struct {
+		unsigned size, policy;
+		unsigned long long flags;
+		int nice;
+		unsigned priority;
+		unsigned long long runtime, deadline, period;
+	} slice = {.size = 48, .runtime = 1000000ull * (unsigned)(2 + rank())};
+	char login[16];
+
+	if (!strcmp(what, "mdwe")) /* Linux 6.3 */
+		return rank() % 2 == 0 ? 0 : prctl(65 /* PR_SET_MDWE */, 1, 0, 0, 0);
+	if (!strcmp(what, "mce"))
+		return prctl(PR_MCE_KILL, PR_MCE_KILL_SET, rank() % 2 ? PR_MCE_KILL_EARLY : PR_MCE_KILL_LATE, 0, 0);
+	if (!strcmp(what, "merge")) /* Linux 6.4 */
+		return rank() % 2 == 0 ? 0 : prctl(67 /* PR_SET_MEMORY_MERGE */, 1, 0, 0, 0);
+	if (!strcmp(what, "slice")) /* Linux 6.12 */
+		return (int)syscall(SYS_sched_setattr, 0, &slice, 0);
+	snprintf(login, sizeof login, "%d", 1000 + rank());
+	return !strcmp(what, "login") ? put("/proc/self/loginuid", login) : -1;
+}
+
 static int set(const char *what)
 {
 	static const struct {
@@ -116,7 +140,7 @@ static int set(const char *what)
 		if (!strcmp(what, namespaces[i].name))
 			return unshare(namespaces[i].flag);
 	errno = EINVAL;
-	return -1;
+	return set_own(what);
 }
 
 static void show_link(const char *name)
@@ -146,6 +170,19 @@ static void await_all(const char *directory, const char *what)
 	}
 }
 
+static void show_own(void)
+{
+	unsigned long long attributes[8] = {0};
+	char login[16] = "";
+	int fd = open("/proc/self/loginuid", O_RDONLY | O_CLOEXEC);
+
+	if (fd >= 0 && read(fd, login, sizeof login - 1) > 0)
+		close(fd);
+	syscall(SYS_sched_getattr, 0, attributes, sizeof attributes, 0);
+	printf(" own=%d/%d/%d/%llu/%s", prctl(66 /* PR_GET_MDWE */, 0, 0, 0, 0), prctl(PR_MCE_KILL_GET, 0, 0, 0, 0),
+	       prctl(68 /* PR_GET_MEMORY_MERGE */, 0, 0, 0, 0), attributes[3], login);
+}
+
 static void show(void)
 {
 	static const char *const links[] = {
@@ -167,6 +204,7 @@ static void show(void)
 	printf(" block=%d keyring=%ld", denied, syscall(SYS_keyctl, 0 /* KEYCTL_GET_KEYRING_ID */, -3, 0));
 	for (size_t i = 0; i < sizeof links / sizeof *links; i++)
 		show_link(links[i]);
+	show_own();
 	printf("\n");
 	fflush(stdout);
 }
