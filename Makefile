@@ -44,8 +44,10 @@ test-all: packages-test native spank $(VENV) bytecode $(MPI_WHEELS) $(MPICH4_LIB
 test-matrix: packages-test native spank $(VENV) bytecode $(MPI_WHEELS) $(MPICH4_LIB) $(TRIXIE) $(GUEST) examples examples-wheels
 	$(PYTEST) -m "long and matrix" $(PYTEST_ARGS)
 
-# By hand, for hours: ten million executions of each fuzz target, HARDENING_ARGS="--seconds 600" for fewer.
-hardening: packages-test $(VENV)
+# By hand, for hours: 10,000 launches, every tenth with a fault (SOAK_ARGS="--launches 1000" for fewer); then ten million
+# executions of each fuzz target (HARDENING_ARGS="--seconds 600" for fewer).
+hardening: packages-test native spank $(VENV) bytecode $(MPI_WHEELS)
+	PYTHONPATH=tests .venv/bin/python -m support.soak $(SOAK_ARGS)
 	PYTHONPATH=tests .venv/bin/python -m support.fuzzing $(HARDENING_ARGS)
 
 # What imports and constructors do, one habit a job, held against plain launches. Fails as long as one differs.

@@ -360,14 +360,15 @@ class Cluster:
             assert time.monotonic() < limit, f"sacct: {done.stdout or done.stderr}; see {self.directory}/log"
             time.sleep(0.1)
 
-    def _pids(self) -> list[int]:
+    def daemons(self) -> list[int]:
+        """The process numbers of its daemons."""
         files = [*self.directory.glob("run/slurmd-*.pid"), *self.directory.glob("run/slurmctld.pid")]
         files += [*self.directory.glob("run/slurmdbd.pid"), *self.directory.glob("munge/munged.pid")]
         return [int(f.read_text()) for f in files if f.read_text().strip()]
 
     def stop(self) -> None:
         """Ends the daemons by pid; safe to call twice."""
-        pids = self._pids()
+        pids = self.daemons()
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
