@@ -4,7 +4,10 @@ PYTHON ?= python3
 PACKAGES = tests/setup/packages
 PIP = -m pip --disable-pip-version-check --quiet
 # Engines hang or lose a signal by themselves now and then: what fails is run once more, and the summary names it.
-PYTEST = .venv/bin/python -m pytest tests --reruns 1 -raR
+PYTEST = .venv/bin/python -m pytest tests --reruns 1 -raR $(LANES)
+# Tests run two at a time where they can be kept apart (tests/support/lanes.py); LANES= for one after the other.
+LANE = --tx 'popen//python=$(CURDIR)/tests/support/lane $(CURDIR)/.venv/bin/python'
+LANES = $(if $(filter 0-1,$(shell id -u)-$(shell [ "$$(nproc)" -gt 1 ] && echo 1)),--dist loadscope $(LANE) $(LANE))
 # Nothing of a user's own pspawn set-up may reach demo and tests.
 unexport PSPAWN PSPAWN_FORK_POINT PSPAWN_REPORT PSPAWN_REQUIRE PSPAWN_TIMEOUT PSPAWN_VERBOSE
 unexport PSPAWN_REPORT_PAGES PSPAWN_BIND_TO PSPAWN_ENGINE PSPAWN_DOMAINS PSPAWN_MPIRUN PSPAWN_REPLICATE PSPAWN_TOPOLOGY

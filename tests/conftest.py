@@ -18,12 +18,12 @@ from pathlib import Path
 import pytest
 
 from support import figures as counted
-from support import processes, sampling
+from support import fuzzing, processes, sampling
 from support import sanitized as sanitizers
 from support.build import TOP, Builder
 from support.mpi import MPIS, STUB, Launcher
 
-pytest_plugins = ("support.guest_plugin",)
+pytest_plugins = ("support.guest_plugin", "support.lanes")
 MARKERS = {
     "long": "takes long or changes the whole machine; left to `make test-all`",
     "kills": "kills an engine, which may leave its own shared memory behind; ours may not stay",
@@ -86,7 +86,13 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    total = counted.of_reports(report for reports in terminalreporter.stats.values() for report in reports)
+    every = [report for reports in terminalreporter.stats.values() for report in reports]
+    fuzzed = fuzzing.of_reports(every)
+    if fuzzed:
+        terminalreporter.section("fuzzing")
+        for line in fuzzing.table(fuzzed):
+            terminalreporter.line(line)
+    total = counted.of_reports(every)
     if total.launches:
         terminalreporter.section("faults")
         terminalreporter.line(total.line())
@@ -139,6 +145,14 @@ def figures(request: pytest.FixtureRequest) -> Iterator[counted.Figures]:
     mine = counted.Figures()
     yield mine
     request.node.user_properties.append(counted.as_property(mine))
+
+
+@pytest.fixture
+def fuzz_figures(request: pytest.FixtureRequest) -> Iterator[list[fuzzing.Figures]]:
+    """To be added to; the summary has a line of each."""
+    mine: list[fuzzing.Figures] = []
+    yield mine
+    request.node.user_properties.append(fuzzing.as_property(mine))
 
 
 @pytest.fixture(autouse=True)

@@ -184,6 +184,7 @@ def test_a_large_caller(gib: str, driver: Path, rank: str) -> None:
 
 @pytest.mark.long
 @pytest.mark.root
+@pytest.mark.whole_machine
 def test_a_large_caller_where_memory_is_not_overcommitted(driver: Path, rank: str) -> None:
     """vm.overcommit_memory=2: a fork of the caller itself would be refused."""
     if os.geteuid() != 0:

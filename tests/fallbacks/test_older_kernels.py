@@ -50,6 +50,7 @@ def test_nothing_climbs_without_supervision(one_launcher: Launcher, tmp_path: Pa
 
 @pytest.mark.long
 @pytest.mark.parametrize("fork_point", ["preinit", "main"])
+@pytest.mark.whole_machine
 def test_strict_overcommit(one_launcher: Launcher, fork_point: str) -> None:
     """vm.overcommit_memory=2 counts every private page of a fork: ranks that do not fit exec, none fails."""
     switch = Path("/proc/sys/vm/overcommit_memory")

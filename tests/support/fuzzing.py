@@ -16,8 +16,9 @@ import sys
 import tempfile
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 TOP = Path(__file__).resolve().parents[2]
 TARGETS = TOP / "tests" / "hardening" / "fuzz"
@@ -27,6 +28,7 @@ FLAGS = (
     "-std=gnu11 -g -O2 -Wall -Wextra -Werror "
     "-fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer"
 )
+PROPERTY = "fuzzing"
 # What was freed is kept back for a while, to see who uses it; more than a run of any target frees costs page faults.
 ASAN = "detect_leaks=1:quarantine_size_mb=4:malloc_context_size=8"
 # Loops over all CPUs or each letter: what libFuzzer would learn from each comparison costs ten times what it finds.
@@ -145,6 +147,21 @@ def fuzz_all(targets: Iterable[str], seconds: int, runs: int, seed: int = 1) -> 
             return list(pool.map(lambda target: fuzz(target, directory, seconds, runs, seed), targets))
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def as_property(figures: Iterable[Figures]) -> tuple[str, list[dict[str, Any]]]:
+    """For a test's user_properties, which reach the summary from wherever the test has run."""
+    return PROPERTY, [asdict(f) for f in figures]
+
+
+def of_reports(reports: Iterable[Any]) -> list[Figures]:
+    """What pytest's reports carry, each target once."""
+    found = {}
+    for report in reports:
+        for name, values in getattr(report, "user_properties", ()):
+            if name == PROPERTY:
+                found.update({value["target"]: Figures(**value) for value in values})
+    return list(found.values())
 
 
 def table(figures: Iterable[Figures]) -> list[str]:

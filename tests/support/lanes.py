@@ -1,0 +1,114 @@
+"""The pytest plugin that runs tests in lanes: side by side, and without seeing each other.
+
+Most tests wait: for a launch, a deadline, an end. Workers of pytest-xdist in namespaces of their own (support/lane) run
+two at a time. `make test` does so as root on two CPUs or more; `make test LANES=` runs one after the other, which is
+what --pdb and -s need.
+
+What one lane may not do beside another is kept apart:
+
+- A file's tests stay in one lane, as do all that need a cluster, whose cgroups the lanes share, and all of one guest.
+- A test marked `whole_machine` has the machine for itself.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from xdist.scheduler import LoadScopeScheduling
+
+from support.guest import MACHINES
+
+INSIDE = "PSPAWN_TEST_LANE"
+"""Set in a lane."""
+CLONE_NEWNET = 0x40000000
+"""sched.h"""
+ADDRESS = "192.0.2.2/24"
+"""Of TEST-NET-1 (RFC 5737)."""
+LOCKS = Path("/run/lock")
+
+
+class Lanes(LoadScopeScheduling):  # type: ignore[misc]
+    """Hands out files; clusters and guests are one unit each."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file, _, rest = nodeid.partition("::")
+        parameters = rest.partition("[")[2]
+        for name in MACHINES:
+            if name in parameters:
+                return f"guest {name}"
+        return "slurm" if file.startswith("tests/slurm/") else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    return Lanes(config, log)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "whole_machine: changes or needs the whole machine; no other test beside it")
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    if INSIDE not in os.environ:
+        return
+    # Not earlier: what talks to the controlling pytest by TCP is connected by now, and a socket keeps its network.
+    if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNET):
+        raise pytest.UsageError(f"unshare(CLONE_NEWNET): {os.strerror(ctypes.get_errno())}")
+    for words in (
+        ("link", "set", "lo", "up"),
+        # Open MPI wants another interface than lo, PRRTE and Slurm another address than 127.0.0.1
+        ("link", "add", "lane", "type", "veth", "peer", "name", "nowhere"),
+        ("address", "add", ADDRESS, "dev", "lane"),
+        ("link", "set", "nowhere", "up"),
+        ("link", "set", "lane", "up"),
+    ):
+        subprocess.run(["ip", *words], check=True)
+    # The controlling pytest has made it in its own /tmp.
+    Path(session.config.option.basetemp).parent.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def locked(name: str, how: int) -> Iterator[None]:
+    with (LOCKS / f"pspawn-tests-{name}").open("w") as file:
+        fcntl.flock(file, how)
+        yield
+
+
+@pytest.hookimpl(hookwrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Outside of all that counts a test's time."""
+    if INSIDE not in os.environ:
+        yield
+        return
+    how = fcntl.LOCK_EX if item.get_closest_marker("whole_machine") else fcntl.LOCK_SH
+    # Who waits for the machine holds the turn, so that it does not wait for ever.
+    turn = locked("turn", fcntl.LOCK_EX)
+    turn.__enter__()
+    with locked("machine", how):
+        turn.__exit__(None, None, None)
+        yield
+
+
+def encodable(value: Any) -> Any:
+    """The same with the lone surrogates of undecodable output written out, which execnet cannot send."""
+    if isinstance(value, str):
+        return value.encode(errors="backslashreplace").decode()
+    if isinstance(value, dict):
+        return {encodable(k): encodable(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(encodable(v) for v in value)
+    return value
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_report_to_serializable(report: pytest.CollectReport | pytest.TestReport) -> Iterator[None]:
+    outcome = yield
+    if INSIDE in os.environ:
+        outcome.force_result(encodable(outcome.get_result()))  # type: ignore[attr-defined]
