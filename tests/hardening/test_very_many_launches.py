@@ -42,6 +42,7 @@ def test_some_of_the_launchers(figures: Figures) -> None:
 @pytest.mark.long
 @pytest.mark.root
 @pytest.mark.slurm
+@pytest.mark.whole_machine
 @pytest.mark.timeout(900)
 def test_a_thousand_and_steps_of_slurm_among_them(figures: Figures) -> None:
     why = slurm.missing() or (None if PLUGIN.exists() else f"{PLUGIN} is not built: make spank")

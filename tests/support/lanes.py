@@ -33,6 +33,8 @@ CLONE_NEWNET = 0x40000000
 ADDRESS = "192.0.2.2/24"
 """Of TEST-NET-1 (RFC 5737)."""
 LOCKS = Path("/run/lock")
+WITH_CLUSTERS = ("tests/slurm/", "tests/hardening/test_very_many_launches.py")
+"""Where tests start clusters, of which one at a time may be up: nodes of one name share their cgroups."""
 
 
 class Lanes(LoadScopeScheduling):  # type: ignore[misc]
@@ -44,7 +46,7 @@ class Lanes(LoadScopeScheduling):  # type: ignore[misc]
         for name in MACHINES:
             if name in parameters:
                 return f"guest {name}"
-        return "slurm" if file.startswith("tests/slurm/") else file
+        return "clusters" if file.startswith(WITH_CLUSTERS) else file
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
