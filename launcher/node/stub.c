@@ -1064,13 +1064,32 @@ static int commit(void)
 	return sigfd;
 }
 
+/*
+ * Is it prted that reads this process's standard output and error? It makes each rank the leader of a process group. A plain
+ * rank's output ends when the rank does. Where it ends before, and other ranks end with an error, prted kills the rank, takes
+ * the whole job to be done once more for it, and goes on with freed memory: it hangs (docs/developer.md). So the stub keeps
+ * both open until its own end, which is the one that prted sees.
+ */
+static int output_ends_with_us(void)
+{
+	return stub.job.engine == PSPAWN_PRRTE && sys1(__NR_getpgid, 0) == sys_getpid();
+}
+
 /* Lets go of everything that only the rank must hold now: engines wait for end of file on its output. */
 static void detach(int *sigfd)
 {
-	int keep[5] = {stub.sock, stub.pidfd, *sigfd, stub.job.keep_fd, stub.complaints ? stub.complaints : -1}, n = 5;
+	int output = output_ends_with_us();
+	int keep[7] = {stub.sock,
+		       stub.pidfd,
+		       *sigfd,
+		       stub.job.keep_fd,
+		       output ? 1 : -1,
+		       output ? 2 : -1,
+		       stub.complaints ? stub.complaints : -1};
+	const int n = sizeof keep / sizeof *keep;
 	unsigned from = 0;
 
-	for (int i = 0; i < n; i++) /* insertion sort of five */
+	for (int i = 0; i < n; i++) /* insertion sort of seven */
 		for (int k = i; k > 0 && keep[k - 1] > keep[k]; k--) {
 			int swap = keep[k];
 
@@ -1087,7 +1106,7 @@ static void detach(int *sigfd)
 	raw_close_range(from, ~0u, from + MAX_FDS + 16);
 	stub.channel = -1;
 	sys_open("/dev/null", RAW_O_RDWR);
-	while (sys_fcntl(0, RAW_F_DUPFD_CLOEXEC, 0) >= 0 && sys_fcntl(2, 1 /* F_GETFD */, 0) < 0)
+	while (sys_fcntl(2, 1 /* F_GETFD */, 0) < 0 && sys_fcntl(0, RAW_F_DUPFD_CLOEXEC, 0) >= 0)
 		;
 	sys1(__NR_chdir, "/");
 }

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import re
+import signal
+import time
 
 import pytest
 
+from support import processes
 from support.compare import as_plain
 from support.mpi import RUNGS, Launcher, Pspawn
 from support.report import assert_forked
@@ -63,7 +68,37 @@ def test_nothing_of_ours_is_printed(launcher: Launcher, fork_point: str) -> None
 
 @pytest.mark.parametrize("fork_point", ["preinit"])
 def test_output_of_a_rank_that_closes_its_streams(launcher: Launcher, fork_point: str) -> None:
-    """A rank's end of file reaches the engine while the rank lives on: nobody else holds its streams."""
+    """It arrives, and the end of file that the engine sees while the rank lives on (not prted) takes nothing away."""
     app = ["sh", "-c", "echo before; exec >&- 2>&-; sleep 0.3"]
     plain, _ = as_plain(launcher, app, fork_point=fork_point, forked=False)
     assert plain.out == b"before\n" * 4
+
+
+@pytest.mark.kills
+@pytest.mark.parametrize("one_launcher", ["openmpi5"], indirect=True)
+def test_a_ranks_output_ends_with_its_stub_under_prrte(one_launcher: Launcher) -> None:
+    """prterun hangs where it kills ranks whose output has ended before them (docs/developer.md). Here ranks 2 and 3 end
+    before their stubs, which stand still, and 0 and 1 with an error, both before prterun looks."""
+    life = one_launcher.builder.program("life.c")
+    file = one_launcher.directory / "starts"
+    ask = ["--prtemca", "state_base_verbose", "5"]
+    started = one_launcher.start(
+        [str(life), "leave", str(file), "255"], pspawn=Pspawn("preinit", door="direct"), options=ask
+    )
+    assert processes.wait_until(lambda: len(processes.starts(file)) == 4, 20), started.finish(1)
+    ranks = dict(processes.starts(file))
+    name = one_launcher.mpi.rank_variable
+    stubs = {int(processes.environ(stub.pid)[name]): stub.pid for stub in processes.stubs(one_launcher.mark)}
+    for rank in (2, 3):
+        os.kill(stubs[rank], signal.SIGSTOP)
+        os.kill(ranks[rank], signal.SIGTERM)
+    assert processes.wait_until(lambda: not any(processes.alive(ranks[rank]) for rank in (2, 3)), 5)
+    time.sleep(0.3)  # for prterun to see the end of output that there must not be
+    os.kill(started.mpirun_pid, signal.SIGSTOP)
+    for rank in (0, 1):
+        os.kill(ranks[rank], signal.SIGTERM)
+    assert processes.wait_until(lambda: not any(processes.alive(stubs[rank]) for rank in (0, 1)), 5)
+    os.kill(started.mpirun_pid, signal.SIGCONT)
+    run = started.finish(20)
+    assert run.rc == 255, run
+    assert len(re.findall(r"check_job_complete on job \S+@1\b", run.stderr)) == 1, run

@@ -12,6 +12,7 @@
 //   take BYTES           rank 0 copies so much, without waiting for the end of file
 //   flood BYTES         this many bytes to standard output, in lines that name rank and number
 //   stop FILE           as wait, but dies of SIGTERM only after writing "term <rank>\n" to FILE
+//   leave FILE CODE     as wait, but exits with the code at SIGTERM
 // With -DWITH_POINT: the application's own fork point comes before all that.
 #define _GNU_SOURCE
 #include <errno.h>
@@ -93,6 +94,14 @@ static void on_term(int s)
 	raise(SIGTERM);
 }
 
+static int code_at_term;
+
+static void leave(int s)
+{
+	(void)s;
+	_exit(code_at_term);
+}
+
 static void flood(long bytes)
 {
 	char line[80];
@@ -122,10 +131,14 @@ int main(int argc, char **argv)
 	pspawn_point();
 #endif
 	// An inherited record, written before anything else: what stands there has started.
-	if (argc > 2 && strstr("once wait linger stop", argv[1])) {
+	if (argc > 2 && strstr("once wait linger stop leave", argv[1])) {
 		static const char *const ranks[] = {"OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID",
 						    NULL};
 		rank = from_environment(ranks, 0);
+		if (!strcmp(argv[1], "leave")) {
+			code_at_term = atoi(argv[3]);
+			signal(SIGTERM, leave);
+		}
 		append(argv[2]);
 	}
 	begin(&argc, &argv);
@@ -169,6 +182,8 @@ int main(int argc, char **argv)
 	} else if (!strcmp(habit, "take")) {
 		if (!rank)
 			copy(atol(argv[2]));
+	} else if (!strcmp(habit, "leave")) {
+		wait_for_the_end();
 	} else if (!strcmp(habit, "flood")) {
 		flood(atol(argv[2]));
 	} else if (strcmp(habit, "once")) {
