@@ -66,18 +66,32 @@ static inline uint64_t engine_hash(uint64_t h, const void *data, size_t len)
 	return h;
 }
 
+#define PROC_PATH 64
+
+/* /proc/PID/what, of oneself if pid is 0. */
+static inline const char *pspawn_proc_path(char path[PROC_PATH], int pid, const char *what)
+{
+	struct raw_text t = {path, PROC_PATH, 0};
+
+	path[0] = 0;
+	raw_put(&t, "/proc/");
+	if (pid)
+		raw_put_num(&t, pid);
+	else
+		raw_put(&t, "self");
+	raw_put(&t, "/");
+	raw_put(&t, what);
+	return path;
+}
+
 /* A process as an identity: its pid, and its start time (field 22 of /proc/PID/stat) because pids come again. */
 static inline uint64_t engine_hash_process(uint64_t h, int pid)
 {
-	char path[32] = "", text[1024];
-	struct raw_text t = {path, sizeof path, 0};
+	char path[PROC_PATH], text[1024];
 	const char *s = text, *after = text;
 
-	raw_put(&t, "/proc/");
-	raw_put_num(&t, pid);
-	raw_put(&t, "/stat");
 	h = engine_hash(h, &pid, sizeof pid);
-	if (raw_read_file(path, text, sizeof text) <= 0)
+	if (pid <= 0 || raw_read_file(pspawn_proc_path(path, pid, "stat"), text, sizeof text) <= 0)
 		return h;
 	for (; *s; s++)
 		if (*s == ')')
@@ -103,14 +117,9 @@ static inline void engine_name(struct engine_job *job, const char *s)
 /* What other users cannot know of a process of this user: where its address space lies (proc(5), auxv), by random. */
 static inline void engine_name_by_addresses(struct engine_job *job, int pid)
 {
-	char path[32] = "", text[1024];
-	struct raw_text t = {path, sizeof path, 0};
-	long n;
+	char path[PROC_PATH], text[1024];
+	long n = pid > 0 ? raw_read_file(pspawn_proc_path(path, pid, "auxv"), text, sizeof text) : 0;
 
-	raw_put(&t, "/proc/");
-	raw_put_num(&t, pid);
-	raw_put(&t, "/auxv");
-	n = pid > 0 ? raw_read_file(path, text, sizeof text) : 0;
 	if (n > 0)
 		sha256_add(&job->name, text, (size_t)n);
 }

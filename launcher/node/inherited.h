@@ -12,24 +12,6 @@
 #include "../libpspawn/settings.h"
 #include "engine.h"
 
-#define PROC_PATH 64
-
-/* /proc/PID/what, of oneself if pid is 0. */
-static inline const char *pspawn_proc_path(char path[PROC_PATH], int pid, const char *what)
-{
-	struct raw_text t = {path, PROC_PATH, 0};
-
-	path[0] = 0;
-	raw_put(&t, "/proc/");
-	if (pid)
-		raw_put_num(&t, pid);
-	else
-		raw_put(&t, "self");
-	raw_put(&t, "/");
-	raw_put(&t, what);
-	return path;
-}
-
 /* Which namespace that is ("ns/net"); 0 if it cannot be known. */
 static inline uint64_t pspawn_namespace(int pid, const char *what)
 {
