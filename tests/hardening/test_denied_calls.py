@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from support.mpi import NATIVE, Launcher, Pspawn, Run
+from support.build import Builder
+from support.mpi import NATIVE, STUB, Launcher, Pspawn, Run
 from support.report import assert_forked, ranks
 
 pytestmark = pytest.mark.needs_stub
@@ -105,3 +106,17 @@ def test_each_denied_call(
         )
     assert not different, "\n".join(different)
     assert forked > len(calls) // 5, "hardly anything was forked"
+
+
+@pytest.mark.parametrize("program", ["no program", "/bin/true"])
+def test_a_process_that_may_not_end(builder: Builder, program: str) -> None:
+    """Both exit_group(2) and exit(2) are denied: it ends by a signal, as a plain one, and does not spin."""
+    filtered = str(builder.program("without_exit.c"))
+
+    def end(*words: str) -> int:
+        return subprocess.run([filtered, *words], capture_output=True, timeout=10, check=False).returncode
+
+    plain = end("/bin/true")
+    assert plain < 0
+    assert end(str(STUB), program) == plain
+    assert end(str(STUB), "--help") == plain
