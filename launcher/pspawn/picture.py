@@ -16,6 +16,7 @@ from pspawn.report import Report, printable, ranges
 if TYPE_CHECKING:
     from pspawn.machine import Machine
     from pspawn.plan import Plan
+    from pspawn.report import Context
 
 
 @dataclass(frozen=True)
@@ -81,37 +82,63 @@ def of_plan(plan: Plan) -> Node:
     return _node(plan.machine, plan.machine.name, f"{about}; {_size(plan.machine)}", members)
 
 
-def of_report(report: Report) -> list[Node]:
-    """What a launch did, on each of its nodes. ValueError where a list of CPUs is none."""
-    from pspawn.engine.tables import parse_cpus
+MOST_CPUS = 1 << 22
+"""In all lists of CPUs of a report that differ: what 4,096 ranks have on 1,024 CPUs if no two have the same."""
 
+
+class _Cpus:
+    """Lists of CPUs of a report, each read once, and all together at most MOST_CPUS: a short text may name 8,192."""
+
+    def __init__(self) -> None:
+        self._read: dict[str, frozenset[int]] = {}
+        self._left = MOST_CPUS
+
+    def read(self, text: str) -> frozenset[int]:
+        from pspawn.engine.tables import parse_cpus
+
+        cpus = self._read.get(text)
+        if cpus is None:
+            cpus = self._read[text] = frozenset(parse_cpus(text))
+            self._left -= len(cpus)
+            if self._left < 0:
+                raise ValueError(f"its lists of CPUs name more than {MOST_CPUS} in all: too many to show")
+        return cpus
+
+
+def of_report(report: Report) -> list[Node]:
+    """What a launch did, on each of its nodes. ValueError where a list of CPUs is none, or there are too many."""
     pictures = []
+    cpus = _Cpus()
     for node in report.nodes:
         rows = []
-        known = {domain.numa_node for domain in node.domains}
+        ranks_of: dict[int | None, list[Rank]] = {domain.numa_node: [] for domain in node.domains}
+        proxies_of: dict[int, list[Context]] = {}
+        without: dict[str, list[int]] = {}
+        for rank in node.ranks:
+            if rank.numa_node in ranks_of:
+                forked = rank.launched_by == "fork"
+                ranks_of[rank.numa_node].append(Rank(rank.rank, cpus.read(rank.cpus), forked))
+            else:
+                without.setdefault(rank.reason or "", []).append(rank.rank)
+        for context in node.contexts:
+            if context.requests:
+                proxies_of.setdefault(context.numa_node, []).append(context)
         for domain in node.domains:
-            ranks = [
-                Rank(rank.rank, frozenset(parse_cpus(rank.cpus)), rank.launched_by == "fork")
-                for rank in node.ranks
-                if rank.numa_node == domain.numa_node
-            ]
-            proxies = [c for c in node.contexts if c.requests and c.numa_node == domain.numa_node]
+            ranks = ranks_of.pop(domain.numa_node, [])  # one that is named twice has them once
+            proxies = proxies_of.get(domain.numa_node, [])
             notes = [f"proxy {proxy.pid}, {printable(proxy.fork_point)}" for proxy in proxies[:3]]
             if len(proxies) > 3:
                 notes.append(f"and {len(proxies) - 3} more proxies")
-            cores = tuple(frozenset({cpu}) for cpu in sorted(parse_cpus(domain.cpus)))
+            cores = tuple(frozenset({cpu}) for cpu in sorted(cpus.read(domain.cpus)))
             rows.append(Domain(domain.numa_node, cores, None, tuple(notes), tuple(ranks)))
-        without = [rank for rank in node.ranks if rank.numa_node not in known]
-        reasons = sorted({rank.reason or "" for rank in without})
         pictures.append(
             Node(
                 printable(node.host),
                 f"{_count(len(node.ranks), 'rank')}, {_count(len(node.domains), 'NUMA domain')}",
                 tuple(rows),
                 notes=tuple(
-                    _ranks_words(rank.rank for rank in without if (rank.reason or "") == reason)
-                    + (f": exec'd, {printable(reason)}" if reason else ": exec'd")
-                    for reason in reasons
+                    _ranks_words(without[reason]) + (f": exec'd, {printable(reason)}" if reason else ": exec'd")
+                    for reason in sorted(without)
                 ),
                 usable=frozenset[int]().union(*(row.cpus for row in rows)),
                 with_ranks=True,
@@ -224,22 +251,30 @@ def _content(domain: Domain, node: Node) -> Content:
     free: list[Rank] = []
     inside: list[Rank] = []
     bound: list[Rank] = []
+    alike: dict[frozenset[int], list[Rank]] = {}
     for rank in domain.ranks:
-        kind = free if rank.cpus >= (node.usable or every) else inside if rank.cpus == every else bound
-        kind.append(rank)
+        alike.setdefault(rank.cpus, []).append(rank)
+    bound_to: list[frozenset[int]] = []
+    for mask, ranks in alike.items():
+        if mask >= (node.usable or every):
+            free += ranks
+        elif mask == every:
+            inside += ranks
+        else:
+            bound += ranks
+            bound_to.append(mask)
     lines = [
         *_lines_of(free, "on any CPU" if len(node.domains) > 1 and node.usable - every else "on any CPU here"),
         *_lines_of(inside, "on any CPU of the domain"),
     ]
     cells = _cells(domain, bound)
-    outside = any(rank.cpus - every for rank in bound)
+    outside = any(mask - every for mask in bound_to)
     crowded = outside or any(len(cell.ranks) > MOST_IN_CELL for cell in cells)
     if crowded:
-        masks = sorted({rank.cpus for rank in bound}, key=sorted)
-        for mask in masks[:MOST_LINES]:
-            lines += _lines_of([rank for rank in bound if rank.cpus == mask], f"on CPU {ranges(mask) or '?'}")
-        if len(masks) > MOST_LINES:
-            lines.append(f"and {len(masks) - MOST_LINES} more sets of CPUs")
+        for mask in sorted(bound_to, key=sorted)[:MOST_LINES]:
+            lines += _lines_of(alike[mask], f"on CPU {ranges(mask) or '?'}")
+        if len(bound_to) > MOST_LINES:
+            lines.append(f"and {len(bound_to) - MOST_LINES} more sets of CPUs")
     if node.with_ranks and every and not domain.ranks:
         lines.append("no rank")
     return Content(cells, tuple(lines), not crowded and (bool(bound) or not node.with_ranks))
@@ -253,9 +288,16 @@ def _lines_of(ranks: Sequence[Rank], where: str) -> Iterator[str]:
 
 
 def _cells(domain: Domain, bound: Sequence[Rank]) -> tuple[Cell, ...]:
-    """A cell for each core, or for each CPU where a rank has a part of a core."""
+    """A cell for each core, or for each CPU where a rank has a part of a core.
+
+    Of ranks with the same CPUs no more than a cell that is too full needs.
+    """
     on: dict[int, list[Rank]] = {}
+    alike: dict[frozenset[int], int] = {}
     for rank in bound:
+        alike[rank.cpus] = alike.get(rank.cpus, 0) + 1
+        if alike[rank.cpus] > MOST_IN_CELL + 1:
+            continue
         for cpu in rank.cpus:
             on.setdefault(cpu, []).append(rank)
     whole = all(len({tuple(r.rank for r in on.get(cpu, ())) for cpu in core}) == 1 for core in domain.cores)
@@ -415,9 +457,10 @@ def wrapped(line: str, width: int) -> list[str]:
             lines.append(now)
             now = ""
         now += piece if now else piece.lstrip()
-        while len(now) > width:
-            lines.append(now[:width])
-            now = now[width:]
+        if len(now) > width:
+            whole = (len(now) - 1) // width * width
+            lines += (now[at : at + width] for at in range(0, whole, width))
+            now = now[whole:]
     return [*lines, now] if now or not lines else lines
 
 

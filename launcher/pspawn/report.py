@@ -314,14 +314,27 @@ _REQUIRED = object()
 class _Fields:
     """Typed access to a JSON object; a ReportError names the place of what does not fit."""
 
-    def __init__(self, data: object, place: str) -> None:
-        if not isinstance(data, Mapping):
-            raise ReportError(f"{place} is no object")
-        self._data = data
-        self._place = place
+    __slots__ = ("_data", "_index", "_key", "_within")
+
+    def __init__(self, data: object, within: _Fields | str, key: str = "", index: int | None = None) -> None:
+        self._data: Mapping[str, Any] = data if isinstance(data, Mapping) else {}
+        self._within = within
+        self._key = key
+        self._index = index
+        if self._data is not data:
+            raise ReportError(f"{self._place} is no object")
+
+    @property
+    def _place(self) -> str:
+        """Put together when it is needed: there may be 100,000 ranks."""
+        if isinstance(self._within, str):
+            return self._within
+        return f"{self._within._place}: {self._key}" + ("" if self._index is None else f"[{self._index}]")
 
     def get(self, key: str, kind: type[_T], default: Any = _REQUIRED) -> _T:
         value = self._data.get(key, default)
+        if type(value) is kind:
+            return value
         if value is _REQUIRED:
             raise ReportError(f"{self._place} has no {key}")
         # bool is an int for Python, not for JSON.
@@ -335,7 +348,7 @@ class _Fields:
     def object(self, key: str) -> Iterable[_Fields]:
         """None or one."""
         if self._data.get(key) is not None:
-            yield _Fields(self._data[key], f"{self._place}: {key}")
+            yield _Fields(self._data[key], self, key)
 
     def counts(self, key: str) -> dict[int, int]:
         """Numbers by number; JSON has only strings as keys."""
@@ -348,7 +361,7 @@ class _Fields:
 
     def items(self, key: str, default: Any = _REQUIRED) -> Iterable[_Fields]:
         for index, item in enumerate(self.get(key, list, default)):
-            yield _Fields(item, f"{self._place}: {key}[{index}]")
+            yield _Fields(item, self, key, index)
 
 
 _KINDS: dict[type, str] = {int: "a whole number", str: "a string", list: "a list", dict: "an object"}
@@ -521,8 +534,11 @@ def _node_lines(node: Node) -> list[str]:
         lines.append(f"  {_count(node.mover.moved, 'rank')} moved into their cgroups{why}")
     if node.contexts:
         rows = [["context", "numa", "fork point", "requests", "ranks", "pid", "ready", "executable"]]
+        members_of: dict[int | None, list[int]] = {}
+        for rank in node.ranks:
+            members_of.setdefault(rank.context, []).append(rank.rank)
         for index, context in enumerate(node.contexts):
-            members = [rank.rank for rank in node.ranks if rank.context == index]
+            members = members_of.get(index, [])
             ready = _milliseconds([context.created_us])
             rows.append(
                 [str(index), str(context.numa_node), context.fork_point, str(context.requests), ranges(members) or "-",
@@ -590,18 +606,20 @@ def _groups(ranks: Iterable[Rank]) -> list[list[Rank]]:
 
 def ranges(numbers: Iterable[int]) -> str:
     """Numbers as a list of ranges as taskset(1) takes it, with strides where shorter: ``0-15,32``, ``0-62:2``."""
-    left = sorted(set(numbers))
+    every = sorted(set(numbers))
     found = []
-    while left:
-        step = left[1] - left[0] if len(left) > 1 else 1
+    at = 0
+    while at < len(every):
+        first = every[at]
+        step = every[at + 1] - first if at + 1 < len(every) else 1
         count = 1
-        while count < len(left) and left[count] == left[0] + count * step:
+        while at + count < len(every) and every[at + count] == first + count * step:
             count += 1
         if step > 1 and count < 4:
             count = 1
-        end = f"-{left[count - 1]}" if count > 1 else ""
-        found.append(f"{left[0]}{end}" + (f":{step}" if end and step > 1 else ""))
-        del left[:count]
+        end = f"-{every[at + count - 1]}" if count > 1 else ""
+        found.append(f"{first}{end}" + (f":{step}" if end and step > 1 else ""))
+        at += count
     return ",".join(found)
 
 
@@ -625,11 +643,15 @@ def _count(number: int, one: str, many: str = "") -> str:
     return f"{number} {one if number == 1 else many or one + 's'}"
 
 
+WIDEST = 200
+"""Of a column: one long cell must not make 100,000 lines as long."""
+
+
 def _aligned(rows: list[list[str]]) -> list[str]:
-    """Columns as wide as their widest cell; the last one is free, and left out if empty."""
+    """Columns as wide as their widest cell, if that is sensible; the last one is free, and left out if empty."""
     # What a foreign program's path or a reason contains must not break the table.
     rows = [[printable(cell) for cell in row] for row in rows]
     if not any(row[-1] for row in rows[1:]):
         rows = [row[:-1] for row in rows]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)] + [0]
+    widths = [min(WIDEST, max(len(row[column]) for row in rows)) for column in range(len(rows[0]) - 1)] + [0]
     return ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
