@@ -10,6 +10,7 @@ import shutil
 import signal
 import stat
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from support.mpi import NATIVE, STUB
 from support.steps import Running, Steps, plugstack
 
 pytestmark = [pytest.mark.slurm, pytest.mark.root, pytest.mark.needs_stub]
+USER = 65534
 
 
 def assert_as_plain(steps: Steps, n: int, *command: object, **how) -> None:
@@ -260,6 +262,21 @@ def test_several_programs(steps, app):
     plain, ours = (steps.srun(*option, "-N2", "-n4", "--multi-prog", file) for option in ((), ("--pspawn",)))
     assert (ours.rc, ours.lines) == (plain.rc, plain.lines)
     ours.assert_told("--multi-prog")
+
+
+def test_what_a_user_may_not_search_is_not_told(steps):
+    """slurmstepd is root where the plugin asks whether there is a program: a user's own rights decide."""
+    with tempfile.TemporaryDirectory() as directory:
+        hidden, reports = Path(directory) / "hidden", Path(directory) / "reports"
+        hidden.mkdir(0o700)
+        shutil.copy("/bin/true", hidden / "there")
+        reports.mkdir()
+        Path(directory).chmod(0o755)
+        os.chown(reports, USER, USER)
+        users = Steps(steps.cluster, reports, steps.mark, user=USER)
+        runs = [users.srun("--pspawn", "--chdir=/", hidden / name, "0 a") for name in ("there", "away")]
+    there, away = (re.sub(r"there|away", "NAME", re.sub(r"[0-9]+", "N", run.err)) for run in runs)
+    assert runs[0].rc == runs[1].rc and there == away, runs
 
 
 def test_several_programs_get_no_variable_of_ours(steps):
