@@ -15,8 +15,10 @@
 #define pspawn_context_replicate played_replicate
 #include "libpspawn/internal.h"
 
+#include <linux/sockios.h>
 #include <signal.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -36,6 +38,8 @@ static long fuzz_send(int sock, const void *data, size_t len, const int *fds, in
 static long fuzz_recv(int sock, void *data, size_t len, int *fds, int *nfds, int flags);
 static long fuzz_read_file(const char *path, char *text, size_t size);
 static int fuzz_stat(const char *path, struct stat *st);
+static ssize_t fuzz_read(int fd);
+static int fuzz_ioctl(int sock, unsigned long what, int *unread);
 static int fuzz_epoll_ctl(int epoll, int how, int fd, struct epoll_event *event);
 static int fuzz_memfd(const char *name, unsigned flags);
 static void *fuzz_mmap(void *at, size_t bytes, int protection, int flags, int fd, off_t offset);
@@ -48,6 +52,8 @@ static int fuzz_munmap(void *at, size_t bytes);
 #define kill fuzz_kill
 #define waitpid fuzz_waitpid
 #define close fuzz_close
+#define read(fd, to, size) ((void)(to), fuzz_read(fd))
+#define ioctl fuzz_ioctl
 #define epoll_ctl fuzz_epoll_ctl
 #define getsid(pid) ((void)(pid), SESSION)
 #define stat(path, st) fuzz_stat(path, st)
@@ -73,6 +79,7 @@ static int fuzz_munmap(void *at, size_t bytes);
 #define munmap fuzz_munmap
 #define ARENA_MAX (1 << 20)
 #include "libpspawn/batch.c"
+#include "libpspawn/place.c"
 #undef pspawn_context_request
 #undef pspawn_context_stream
 #undef pspawn_context_climb
@@ -82,6 +89,8 @@ static int fuzz_munmap(void *at, size_t bytes);
 #define pspawn_context_climb played_climb
 #define pspawn_context_replicate played_replicate
 #undef stat
+#undef read
+#undef ioctl
 #undef close
 #undef kill
 #undef waitpid
@@ -102,6 +111,7 @@ struct message {
 };
 
 struct stub {
+	bool deaf;		     /* reads nothing */
 	bool here;		     /* its end of the connection is open */
 	bool plain, prepared, ended; /* it was told so */
 	bool committed;
@@ -192,6 +202,13 @@ static int fuzz_munmap(void *at, size_t bytes)
 	return 0;
 }
 
+static ssize_t fuzz_read(int fd)
+{
+	HOLDS(fd == g.sigfd);
+	errno = EAGAIN;
+	return -1;
+}
+
 /* ---- files ---- */
 
 /* Cores go to a program, and no stub that was told to exec is still there. */
@@ -265,6 +282,18 @@ static struct stub *stub_at(int sock)
 		if (stubs[i].sock == sock)
 			return &stubs[i];
 	return NULL;
+}
+
+/* What it has not read: too much of one that reads nothing. */
+static int fuzz_ioctl(int sock, unsigned long what, int *unread)
+{
+	struct stub *stub = stub_at(sock);
+
+	if (!stub)
+		return -1;
+	HOLDS(what == SIOCOUTQ);
+	*unread = stub->deaf ? MOST_UNREAD : 0;
+	return 0;
 }
 
 /* What a stub is told: one start at most, and its end only if it has committed to it. */
@@ -721,6 +750,8 @@ static void play_stub(void)
 		stubs[n].here = false;
 	} else if (how % 8 == 6) {
 		say(&stubs[n], more, 5 + next(), -1);
+	} else if (how % 32 == 29) {
+		stubs[n].deaf = !stubs[n].deaf;
 	} else {
 		/* as the real one: only if it was told to */
 		stubs[n].committed |= stubs[n].prepared;
@@ -870,14 +901,22 @@ static void play(void)
 
 #define A_DAY_US 86400000000ll /* no deadline is longer */
 
+/* Two days without any event are like all that would follow. */
 static void pass_days(void)
 {
-	for (int days = 0; days < 8; days++) {
+	for (int days = 0, quiet = 0; days < 8 && quiet < 2; days++) {
+		uint64_t noted_before = noted;
+
+		quiet++;
 		now += A_DAY_US;
 		turn();
 		for (int n = 0; n < next_pid - A_PID && n < PIDS_MAX; n++)
-			if (killed[n] && !reaped[n])
+			if (killed[n] && !reaped[n]) {
 				end_process(A_PID + n, SIGKILL);
+				quiet = 0;
+			}
+		if (noted != noted_before)
+			quiet = 0;
 	}
 }
 
