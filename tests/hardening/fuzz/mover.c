@@ -70,6 +70,7 @@ static int fake_usleep(unsigned microseconds);
 #define OTHER 2000
 #define FIRST 100 /* the number of processes[0] */
 #define COUNT 16
+#define FILES 16
 #define STEPD 0
 #define STUB 1 /* and the next two, tasks 0 to 2 */
 #define STUBS 3
@@ -79,6 +80,9 @@ static int fake_usleep(unsigned microseconds);
 #define STEP_MEMORY "/slurm/uid_1/job_1/step_0"
 #define STEP_UNIFIED "/slurm/job_1/step_0/user"
 
+#define STATUS(parent, uid) \
+	"Name:\tx\nPid:\t1\nPPid:\t" parent "\nUid:\t" uid "\t" uid "\t" uid "\t" uid "\nGid:\t0\n"
+
 struct process {
 	unsigned uid, effective;
 	pid_t parent;
@@ -87,17 +91,18 @@ struct process {
 	char memory[256], unified[256];
 	const uint8_t *raw; /* instead of the two: what its file says */
 	size_t raw_bytes;
+	char status[128];
 };
 
 struct file {
 	enum { FREE, TEXT, PROCS, PIDFD, SOCKET } kind;
-	char text[2048]; /* or the path */
 	size_t bytes, at;
 	int process, instance;
+	char text[2048]; /* or the path */
 };
 
 static struct process processes[COUNT];
-static struct file files[64];
+static struct file files[FILES];
 static const uint8_t *message; /* what the gatherer sends */
 static size_t message_bytes;
 static bool has_descriptors, has_peerpidfd, has_kill;
@@ -108,7 +113,7 @@ static uint32_t asked;
 static pid_t heard; /* the gatherer: the first of the user's inside the step */
 
 static const struct process strange = {
-	.exists = true, .stranger = true, .parent = 1, .memory = "/system", .unified = "/system"};
+	.exists = true, .stranger = true, .parent = 1, .memory = "/system", .unified = "/system", .status = STATUS("1", "0")};
 
 /* ---- the kernel ---- */
 
@@ -136,9 +141,11 @@ static void pass_time(void)
 
 static int new_file(int kind)
 {
-	for (int i = 0; i < 64; i++)
+	for (int i = 0; i < FILES; i++)
 		if (files[i].kind == FREE) {
-			files[i] = (struct file){.kind = kind};
+			files[i].kind = kind;
+			files[i].bytes = files[i].at = 0;
+			files[i].text[0] = 0;
 			return 1000 + i;
 		}
 	HOLDS(!"descriptors leak");
@@ -147,44 +154,62 @@ static int new_file(int kind)
 
 static struct file *file(int fd)
 {
-	HOLDS(fd >= 1000 && fd < 1064 && files[fd - 1000].kind != FREE);
+	HOLDS(fd >= 1000 && fd < 1000 + FILES && files[fd - 1000].kind != FREE);
 	return &files[fd - 1000];
 }
 
-static void write_status(struct file *f, const struct process *p)
+/* Formats are slow. */
+static char *put_text(char *at, const char *text)
 {
-	f->bytes = (size_t)snprintf(f->text, sizeof f->text,
-				    "Name:\tx\nPid:\t1\nPPid:\t%d\nUid:\t%u\t%u\t%u\t%u\nGid:\t0\n", p->parent, p->uid,
-				    p->effective, p->effective, p->effective);
+	size_t len = strlen(text);
+
+	memcpy(at, text, len + 1);
+	return at + len;
 }
 
 static void write_place(struct file *f, const struct process *p)
 {
+	char *at = f->text;
+
 	if (p->raw) {
 		f->bytes = p->raw_bytes < sizeof f->text ? p->raw_bytes : sizeof f->text;
 		memcpy(f->text, p->raw, f->bytes);
 		return;
 	}
-	f->bytes = (size_t)snprintf(f->text, sizeof f->text, "3:memory:%s\n0::%s\n", p->memory, p->unified);
+	at = put_text(put_text(at, "3:memory:"), p->memory);
+	at = put_text(put_text(put_text(at, "\n0::"), p->unified), "\n");
+	f->bytes = (size_t)(at - f->text);
+}
+
+/* /proc/NUMBER/ of a process: what is behind it; NULL: another file. No process has a number below 1. */
+static const char *name_in_proc(const char *path, int *pid)
+{
+	char *end;
+
+	if (strncmp(path, "/proc/", 6) != 0)
+		return NULL;
+	*pid = (int)strtol(path + 6, &end, 10);
+	return end > path + 6 && *end == '/' ? end + 1 : NULL;
 }
 
 static int fake_open(const char *path, int flags)
 {
 	const struct process *p;
-	char name[16];
+	const char *name;
 	struct file *f;
 	int pid, fd;
 
 	pass_time();
-	if (sscanf(path, "/proc/%d/%15s", &pid, name) == 2) {
+	if ((name = name_in_proc(path, &pid))) {
 		p = pid == 1 ? &strange : find(pid); /* whose parent is where it is itself */
 		if (!p)
 			return -1;
 		fd = new_file(TEXT);
+		f = file(fd);
 		if (strcmp(name, "status") == 0)
-			write_status(file(fd), p);
+			f->bytes = (size_t)(put_text(f->text, p->status) - f->text);
 		else
-			write_place(file(fd), p);
+			write_place(f, p);
 		return fd;
 	}
 	if (strstr(path, "/cgroup.kill") && !has_kill)
@@ -192,7 +217,8 @@ static int fake_open(const char *path, int flags)
 	fd = new_file(flags & O_WRONLY ? PROCS : TEXT);
 	f = file(fd);
 	if (flags & O_WRONLY) {
-		snprintf(f->text, sizeof f->text, "%s", path);
+		HOLDS(strlen(path) < sizeof f->text);
+		put_text(f->text, path);
 		return fd;
 	}
 	HOLDS(strcmp(path, UNIFIED STEP_UNIFIED "/pspawn/cgroup.procs") == 0);
@@ -209,7 +235,7 @@ static ssize_t fake_read(int fd, void *to, size_t room)
 
 	pass_time();
 	n = n < room ? n : room;
-	n = n > 7 ? n / 2 : n; /* in pieces */
+	n = n > 7 && f->at == 0 ? n / 2 : n; /* in pieces */
 	memcpy(to, f->text + f->at, n);
 	f->at += n;
 	return (ssize_t)n;
@@ -252,7 +278,8 @@ static ssize_t fake_write(int fd, const void *from, size_t n)
 		judge(p, strcmp(path, STEP_MEMORY) == 0 && !unified ? STEP_MEMORY "/" : path,
 		      unified ? STEP_UNIFIED : STEP_MEMORY, strlen(unified ? STEP_UNIFIED : STEP_MEMORY),
 		      unified ? p->unified : p->memory);
-	snprintf(unified ? p->unified : p->memory, sizeof p->memory, "%s", path);
+	HOLDS(strlen(path) < sizeof p->memory);
+	put_text(unified ? p->unified : p->memory, path);
 	return (ssize_t)n;
 }
 
@@ -394,21 +421,23 @@ static ssize_t fake_send(int fd, const void *from, size_t n, int flags)
 
 /* ---- what happens ---- */
 
+static struct process at_first[COUNT];
+
 static void put(int i, unsigned uid, pid_t parent, const char *memory, const char *unified)
 {
-	processes[i] = (struct process){.uid = uid, .effective = uid, .parent = parent, .exists = true};
-	strcpy(processes[i].memory, memory);
-	strcpy(processes[i].unified, unified);
+	struct process *p = &at_first[i];
+
+	*p = (struct process){.uid = uid, .effective = uid, .parent = parent, .exists = true};
+	strcpy(p->memory, memory);
+	strcpy(p->unified, unified);
+	snprintf(p->status, sizeof p->status, "Name:\tx\nPid:\t1\nPPid:\t%d\nUid:\t%u\t%u\t%u\t%u\nGid:\t0\n", parent,
+		 uid, uid, uid, uid);
 }
 
-static void start_all(void)
+static void describe_all(void)
 {
 	char memory[64], unified[64];
 
-	memset(files, 0, sizeof files);
-	dying = -1;
-	heard = 0;
-	connecting = has_descriptors = false;
 	put(STEPD, 0, 1, "/slurm", "/slurm/job_1/step_0/slurm");
 	for (int i = 0; i < STUBS; i++) {
 		snprintf(memory, sizeof memory, STEP_MEMORY "/task_%d", i);
@@ -424,6 +453,18 @@ static void start_all(void)
 	put(13, OTHER, FIRST + STEPD, STEP_MEMORY "/task_1", STEP_UNIFIED "/task_1");	   /* no stub */
 	put(14, USER, FIRST + GATHERER, STEP_MEMORY "1/task_0", "/slurm/job_1/step_01/x"); /* nearly inside */
 	put(15, 0, 1, "/", "/");
+}
+
+static void start_all(void)
+{
+	if (!at_first[0].exists)
+		describe_all();
+	memcpy(processes, at_first, sizeof processes);
+	for (int i = 0; i < FILES; i++)
+		files[i].kind = FREE;
+	dying = -1;
+	heard = 0;
+	connecting = has_descriptors = false;
 }
 
 static uint8_t take(const uint8_t **at, const uint8_t *end)
