@@ -1,4 +1,4 @@
-# make demo | demo-slurm | test | test-all | test-matrix | hardening | effects | lint | format | clean: each sets up what it needs first (tests/setup/packages).
+# make demo | demo-slurm | test | test-all | test-matrix | hardening | fuzz | effects | lint | format | clean: each sets up what it needs first (tests/setup/packages).
 
 PYTHON ?= python3
 PACKAGES = tests/setup/packages
@@ -24,7 +24,7 @@ TRIXIE = .test-env/trixie/.installed
 GUEST = .test-env/guest/.installed
 
 .NOTPARALLEL:
-.PHONY: all demo demo-slurm test test-all test-matrix hardening effects lint format clean native spank examples examples-wheels \
+.PHONY: all demo demo-slurm test test-all test-matrix hardening fuzz effects lint format clean native spank examples examples-wheels \
 	bytecode packages-build packages-demo packages-slurm packages-test packages-lint
 
 all: packages-build native $(VENV) bytecode
@@ -47,11 +47,14 @@ test-all: packages-test native spank $(VENV) bytecode $(MPI_WHEELS) $(MPICH4_LIB
 test-matrix: packages-test native spank $(VENV) bytecode $(MPI_WHEELS) $(MPICH4_LIB) $(TRIXIE) $(GUEST) examples examples-wheels
 	$(PYTEST) -m "long and matrix" $(PYTEST_ARGS)
 
-# By hand, for hours: 10,000 launches, every tenth with a fault (SOAK_ARGS="--launches 1000" for fewer); then ten million
-# executions of each fuzz target (HARDENING_ARGS="--seconds 600" for fewer).
+# By hand, for hours: 10,000 launches, every tenth with a fault (SOAK_ARGS="--launches 1000" for fewer); then fuzz.
 hardening: packages-test native spank $(VENV) bytecode $(MPI_WHEELS)
 	PYTHONPATH=tests .venv/bin/python -m support.soak $(SOAK_ARGS)
-	PYTHONPATH=tests .venv/bin/python -m support.fuzzing $(HARDENING_ARGS)
+	@$(MAKE) --no-print-directory fuzz
+
+# By hand, for hours: ten million executions of each fuzz target (FUZZ_ARGS="--seconds 600" for fewer).
+fuzz: packages-test native $(VENV)
+	PYTHONPATH=tests .venv/bin/python -m support.fuzzing $(FUZZ_ARGS)
 
 # What imports and constructors do, one habit a job, held against plain launches. Fails as long as one differs.
 effects: packages-test native $(VENV) bytecode

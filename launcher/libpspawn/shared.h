@@ -16,8 +16,8 @@
 #include "rawsys.h"
 
 #define PSPAWN_BATCH_MAGIC 0x70737062u
-#ifndef PSPAWN_CPU_BYTES		 /* fewer in fuzzers */
-#define PSPAWN_CPU_BYTES 1024	 /* CPU masks up to 8192 CPUs, Linux's largest NR_CPUS */
+#ifndef PSPAWN_CPU_BYTES      /* fewer in fuzzers */
+#define PSPAWN_CPU_BYTES 1024 /* CPU masks up to 8192 CPUs, Linux's largest NR_CPUS */
 #endif
 #define PSPAWN_NODE_BYTES 128	 /* node masks up to 1024 nodes, Linux's largest MAX_NUMNODES */
 #define PSPAWN_REASON_LEN 200	 /* a refusal's reason, terminated */

@@ -11,8 +11,8 @@
 #include "../libpspawn/shared.h"
 
 #define PSPAWN_ARRIVAL_MAGIC 0x70737406u
-#ifndef PSPAWN_CHUNK		    /* smaller in fuzzers */
-#define PSPAWN_CHUNK 32768	    /* bytes of a DATA message; well below net.core.wmem_default */
+#ifndef PSPAWN_CHUNK	   /* smaller in fuzzers */
+#define PSPAWN_CHUNK 32768 /* bytes of a DATA message; well below net.core.wmem_default */
 #endif
 #define PSPAWN_BLOB_MAX (16u << 20) /* strings of a stub: the kernel allows argv and environment 6 MiB */
 #define PSPAWN_HEARTBEAT_MS 1000

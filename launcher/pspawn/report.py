@@ -632,6 +632,8 @@ def _milliseconds(times_us: Iterable[int | None]) -> str:
 
 
 def printable(text: str) -> str:
+    if text.isprintable():
+        return text
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 

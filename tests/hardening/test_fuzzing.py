@@ -1,6 +1,8 @@
-"""The parsers under libFuzzer: no sanitizer says anything, and every promise of a target holds, whatever comes in."""
+"""Readers under fuzzing: no sanitizer says anything, and every promise of a target holds, whatever comes in."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import pytest
 
@@ -9,9 +11,9 @@ from support import fuzzing, python_fuzzing
 EXECUTIONS = 1_000_000
 
 
-def check(seconds: int, figures: list[fuzzing.Figures]) -> None:
-    of_all = fuzzing.fuzz_all(sorted(fuzzing.BESIDE), seconds, EXECUTIONS)
-    figures += of_all
+def check(seconds: int | None, figures: list[fuzzing.Figures]) -> None:
+    of_all = fuzzing.fuzz_all(fuzzing.ALL, seconds, EXECUTIONS)
+    figures += of_all if seconds is None else [replace(f, goal=0) for f in of_all]
     for f in of_all:
         assert f.finding is None, f"{f.target}: {f.stored}\n{f.finding}"
         assert f.executions > 100, f"{f.target} was not run"
@@ -22,25 +24,10 @@ def test_no_input_is_a_finding(fuzz_figures):
 
 
 @pytest.mark.long
+@pytest.mark.whole_machine
 def test_none_of_a_million_inputs_is_a_finding(fuzz_figures):
-    """A million for each target, or as many as eight seconds have room for: the summary says which."""
-    check(8, fuzz_figures)
-
-
-def check_python(seconds: float, figures: list[fuzzing.Figures]) -> None:
-    for f in python_fuzzing.fuzz_all(seconds, EXECUTIONS):
-        figures.append(f)
-        assert f.finding is None, f"{f.target}: {f.finding}"
-        assert f.executions > len(python_fuzzing.SMALLEST), f"{f.target} was not run"
-
-
-def test_no_file_of_others_is_a_finding(fuzz_figures):
-    check_python(1, fuzz_figures)
-
-
-@pytest.mark.long
-def test_none_of_many_files_of_others_is_a_finding(fuzz_figures):
-    check_python(8, fuzz_figures)
+    """A million for each target, or as many as its cap has room for (fuzzing.CAPS): the summary says which."""
+    check(None, fuzz_figures)
 
 
 def test_a_finding_would_be_seen(tmp_path, monkeypatch):
@@ -65,3 +52,16 @@ def test_a_finding_would_be_seen(tmp_path, monkeypatch):
     assert figures.finding is not None
     assert "heap-buffer-overflow" in figures.finding
     assert figures.stored.startswith(str(tmp_path / "findings"))
+
+
+def test_a_finding_in_python_would_be_seen(tmp_path, monkeypatch):
+    def read(files, text):
+        if text.startswith(b"{") and b'"rank": -1' in text:
+            raise KeyError("planted")
+
+    make = python_fuzzing.TARGETS["py-part"][1]
+    monkeypatch.setitem(python_fuzzing.TARGETS, "planted", (read, make))
+    found = python_fuzzing.fuzz("planted", tmp_path, 60, 1_000_000, 1, lambda executions: None)
+    assert found.finding is not None
+    assert "KeyError" in found.finding
+    assert found.executions < 1_000_000

@@ -1,8 +1,12 @@
-"""Fuzzing with clang's libFuzzer: the targets of tests/hardening/fuzz, under ASan and UBSan.
+"""Fuzzing of the C parts with clang's libFuzzer (the targets of tests/hardening/fuzz, under ASan and
+UBSan), and of Python's readers (python_fuzzing.py).
 
-Each starts from the inputs that are kept in tests/hardening/corpus/TARGET. By hand, and for long::
+Each target has a number of executions as its goal, and a cap of seconds in which it has to reach it. Those of C start
+from the inputs that are kept in tests/hardening/corpus/TARGET. By hand, ten million executions of each::
 
-    make hardening
+    make fuzz                                                # until all have reached that
+    make fuzz FUZZ_ARGS="--seconds 600 mover launches"       # for ten minutes at most, two of them
+    make fuzz FUZZ_ARGS=--keep                               # inputs that reach something new go to the corpus
 """
 
 from __future__ import annotations
@@ -14,11 +18,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from support import python_fuzzing
 
 TOP = Path(__file__).resolve().parents[2]
 TARGETS = TOP / "tests" / "hardening" / "fuzz"
@@ -30,18 +37,28 @@ FLAGS = (
 )
 PROPERTY = "fuzzing"
 # What was freed is kept back for a while, to see who uses it; more than a run of any target frees costs page faults.
-ASAN = "detect_leaks=1:quarantine_size_mb=4:malloc_context_size=8"
-# Loops over all CPUs or each letter: what libFuzzer would learn from each comparison costs ten times what it finds.
-WITHOUT_COMPARISONS = {"domains", "launches", "options", "sysfs"}
+# Where it was freed is found out afterwards, of the input that is a finding.
+ASAN = "detect_leaks=1:quarantine_size_mb=4:malloc_context_size=2"
+# What libFuzzer would learn from comparisons of numbers costs more than it finds: a quarter of the time, in loops over
+# all CPUs nine tenths, for no path more in as many executions. Those of texts are learned from all the same.
+WITHOUT_COMPARISONS = {"decode", "domains", "launches", "mover", "options", "pages", "profile", "sysfs"}
+# Masks of CPUs that are cleared, copied and compared for each rank are short here; so bounds are met more often, too.
+DEFINED = {
+    "launches": ["-DPSPAWN_CPU_BYTES=16", "-DPSPAWN_CHUNK=2048"],
+    "sysfs": ["-DPSPAWN_CPU_BYTES=16"],
+}
 # Bytes; longer inputs are slower, and reach nothing that shorter ones do not.
-LONGEST = {"decode": 512, "domains": 1024, "elf": 1024, "image": 1024, "launches": 256, "mover": 512, "sysfs": 1024}
+LONGEST = {"decode": 512, "launches": 128, "mover": 512}
+LONGEST_OF_OTHERS = 1024
+# Of many paths that are reached by each input, the bookkeeping of which are rare costs as much as the gatherer itself.
+OPTIONS = {"launches": ["-entropic=0"]}
 # What a target calls beside the source file that it includes, relative to launcher/.
 BESIDE: dict[str, list[str]] = {
     "decode": ["node/trace.c"],
     "domains": [],
     "elf": [],
     "image": ["libpspawn/batch.c", "libpspawn/context.c", "libpspawn/names.c"],
-    "launches": ["libpspawn/names.c", "libpspawn/place.c"],
+    "launches": ["libpspawn/names.c"],
     "maps": [],
     "mover": [],
     "options": [],
@@ -49,20 +66,47 @@ BESIDE: dict[str, list[str]] = {
     "profile": [],
     "sysfs": [],
 }
+# The slow ones first, so that at the end no processor waits for one of them.
+ALL = ["launches", "mover", *python_fuzzing.TARGETS, *sorted(BESIDE.keys() - {"launches", "mover"})]
+# Seconds, for a million executions of each on a machine with two processors: 180 in all.
+CAPS = {"launches": 120, **dict.fromkeys(python_fuzzing.TARGETS, 15)}
+CAP_OF_OTHERS = 60
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What came of one target. ``new_paths``: features of libFuzzer's that the kept corpus does not reach;
-    ``said``: what the target itself counts; ``finding``: what the sanitizer or the target says, None if nothing."""
+    """What came of one target.
+
+    ``new_paths``: features of libFuzzer's that the kept corpus does not reach (of Python's readers: other ends of a
+    reading); ``said``: what the target itself counts; ``finding``: what the sanitizer or the target says, None if
+    nothing; ``goal`` in executions; ``cap`` in seconds.
+    """
 
     target: str
     executions: int
-    per_second: int
+    seconds: float
     new_paths: int
     said: str
     finding: str | None
     stored: str = ""
+    goal: int = 0
+    cap: float = 0
+
+    @property
+    def per_second(self) -> int:
+        return int(self.executions / max(self.seconds, 0.001))
+
+
+Progress = Callable[[str, int, float], None]
+
+
+def cap_of(target: str) -> int:
+    return CAPS.get(target, CAP_OF_OTHERS)
+
+
+def _in_memory() -> str | None:
+    """Where many small files cost no file system its time."""
+    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
 def build(target: str, directory: Path) -> Path:
@@ -71,6 +115,7 @@ def build(target: str, directory: Path) -> Path:
     program = directory / target
     beside = [str(launcher / name) for name in BESIDE[target]]
     more = ["-fno-sanitize-coverage=trace-cmp"] if target in WITHOUT_COMPARISONS else []
+    more += DEFINED.get(target, [])
     done = subprocess.run(
         ["clang", *FLAGS.split(), *more, f"-I{launcher}", "-o", str(program), str(TARGETS / f"{target}.c"), *beside],
         capture_output=True,
@@ -83,55 +128,128 @@ def build(target: str, directory: Path) -> Path:
     return program
 
 
-def fuzz(target: str, directory: Path, seconds: int, runs: int, seed: int = 1) -> Figures:
+def _environment(asan: str = ASAN) -> dict[str, str]:
+    return {**os.environ, "ASAN_OPTIONS": asan, "UBSAN_OPTIONS": "print_stacktrace=1"}
+
+
+def _wait(process: subprocess.Popen[bytes], log: Path, target: str, seconds: float, progress: Progress | None) -> int:
+    """Until it has ended, and for so many seconds at most; libFuzzer itself ends earlier."""
+    began = time.monotonic()
+    while True:
+        try:
+            return process.wait(10)
+        except subprocess.TimeoutExpired:
+            passed = time.monotonic() - began
+            if passed > seconds:
+                process.kill()
+                process.wait()
+                raise
+            if progress:
+                progress(target, _number(r"^#(\d+)\s", _end_of(log)), passed)
+
+
+def _end_of(log: Path) -> str:
+    with log.open("rb") as f:
+        f.seek(max(log.stat().st_size - 8192, 0))
+        return f.read().decode(errors="replace")
+
+
+def fuzz(
+    target: str,
+    directory: Path,
+    seconds: float,
+    runs: int,
+    seed: int = 1,
+    *,
+    keep: bool = False,
+    progress: Progress | None = None,
+) -> Figures:
+    """One target, until it has run so often, or for so long (its building not counted)."""
+    if target in python_fuzzing.TARGETS:
+        found = python_fuzzing.fuzz_apart(target, directory, seconds, runs, seed, progress)
+        return Figures(target, found.executions, found.seconds, found.new_paths, "", found.finding, "", runs, seconds)
     program = build(target, directory)
     grown = directory / f"{target}.corpus"
     grown.mkdir(exist_ok=True)
     stored = FINDINGS / target
     stored.mkdir(parents=True, exist_ok=True)
     before = set(stored.iterdir())
+    longest = f"-max_len={LONGEST.get(target, LONGEST_OF_OTHERS)}"
+    log = directory / f"{target}.log"
+    began = time.monotonic()
+    with log.open("wb") as f:
+        process = subprocess.Popen(
+            [
+                str(program),
+                f"-max_total_time={max(int(seconds), 1)}",
+                f"-runs={runs}",
+                f"-seed={seed}",
+                longest,
+                f"-artifact_prefix={stored}/",
+                "-print_final_stats=1",
+                "-reload=0",  # nobody else adds to the corpus meanwhile
+                "-timeout=20",
+                "-rss_limit_mb=2048",
+                *OPTIONS.get(target, []),
+                str(grown),
+                str(CORPUS / target),
+            ],
+            env=_environment(),
+            cwd=directory,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=f,
+        )
+        code = _wait(process, log, target, seconds + 120, progress)
+    took = time.monotonic() - began
+    text = log.read_text(errors="replace")
+    inputs = sorted(str(path) for path in set(stored.iterdir()) - before)
+    if code and inputs:
+        text += _run_again(program, inputs[0])
+    if keep and not code:
+        # of what has grown, what adds something to what is kept
+        subprocess.run(
+            [str(program), "-merge=1", longest, str(CORPUS / target), str(grown)],
+            env=_environment(),
+            cwd=directory,
+            capture_output=True,
+            timeout=600,
+            check=True,
+        )
+    found = _figures(target, text, code, took, " ".join(inputs))
+    return replace(found, goal=runs, cap=seconds)
+
+
+def _run_again(program: Path, stored: str) -> str:
+    """What is said of this input alone, with all that the sanitizers remember."""
     done = subprocess.run(
-        [
-            str(program),
-            f"-max_total_time={seconds}",
-            f"-runs={runs}",
-            f"-seed={seed}",
-            f"-max_len={LONGEST.get(target, 4096)}",
-            f"-artifact_prefix={stored}/",
-            "-print_final_stats=1",
-            "-timeout=20",
-            "-rss_limit_mb=2048",
-            str(grown),
-            str(CORPUS / target),
-        ],
-        env={**os.environ, "ASAN_OPTIONS": ASAN, "UBSAN_OPTIONS": "print_stacktrace=1"},
-        cwd=directory,
+        [str(program), stored],
+        env=_environment("detect_leaks=1:malloc_context_size=30"),
         capture_output=True,
-        timeout=seconds + 120,
+        timeout=120,
         check=False,
     )
-    text = done.stderr.decode(errors="replace")
-    inputs = sorted(str(path) for path in set(stored.iterdir()) - before)
-    return _figures(target, text, done.returncode, " ".join(inputs))
+    return done.stderr.decode(errors="replace") if done.returncode else ""
 
 
 def _number(pattern: str, text: str) -> int:
-    found = re.findall(pattern, text)
+    found = re.findall(pattern, text, re.M)
     return int(found[-1]) if found else 0
 
 
-def _figures(target: str, text: str, code: int, stored: str) -> Figures:
+def _figures(target: str, text: str, code: int, seconds: float, stored: str) -> Figures:
     started = _number(r"INITED cov: \d+ ft: (\d+)", text)
     reached = _number(r"#\d+\s+\w+\s+cov: \d+ ft: (\d+)", text)
     finding = None
     if code:
-        at = re.search(r"broken: |ERROR: |runtime error: |SUMMARY: ", text)
-        finding = text[max(at.start() - 200, 0) : at.start() + 3000] if at else text[-3000:]
+        at = list(re.finditer(r"broken: |ERROR: AddressSanitizer|runtime error: |ERROR: |SUMMARY: ", text))
+        start = next((m.start() for m in at if m[0] != "SUMMARY: "), at[0].start() if at else None)
+        finding = text[max(start - 200, 0) : start + 3000] if start is not None else text[-3000:]
     said = re.findall(r"^counted: (.*)$", text, re.M)
     return Figures(
         target,
         _number(r"number_of_executed_units:\s+(\d+)", text) or _number(r"#(\d+)\s+\w+\s+cov:", text),
-        _number(r"average_exec_per_sec:\s+(\d+)", text),
+        seconds,
         max(reached - started, 0),
         said[-1] if said else "",
         finding,
@@ -139,12 +257,26 @@ def _figures(target: str, text: str, code: int, stored: str) -> Figures:
     )
 
 
-def fuzz_all(targets: Iterable[str], seconds: int, runs: int, seed: int = 1) -> list[Figures]:
-    """Two at a time."""
-    directory = Path(tempfile.mkdtemp(prefix="pspawn-fuzz-"))
+def fuzz_all(
+    targets: Iterable[str],
+    seconds: float | None,
+    runs: int,
+    seed: int = 1,
+    *,
+    keep: bool = False,
+    progress: Progress | None = None,
+) -> list[Figures]:
+    """Two at a time, in the order of ALL; ``seconds`` None: each as long as its cap."""
+    directory = Path(tempfile.mkdtemp(prefix="pspawn-fuzz-", dir=_in_memory()))
+    wanted = sorted(targets, key=lambda t: ALL.index(t) if t in ALL else len(ALL))
+
+    def one(target: str) -> Figures:
+        limit = cap_of(target) if seconds is None else seconds
+        return fuzz(target, directory, limit, runs, seed, keep=keep, progress=progress)
+
     try:
         with ThreadPoolExecutor(2) as pool:
-            return list(pool.map(lambda target: fuzz(target, directory, seconds, runs, seed), targets))
+            return list(pool.map(one, wanted))
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 
@@ -165,21 +297,39 @@ def of_reports(reports: Iterable[Any]) -> list[Figures]:
 
 
 def table(figures: Iterable[Figures]) -> list[str]:
-    lines = [f"{'target':<10} {'executions':>11} {'a second':>9} {'new paths':>9} {'findings':>8}"]
-    for f in figures:
-        row = f"{f.target:<10} {f.executions:>11} {f.per_second:>9} {f.new_paths:>9} {int(f.finding is not None):>8}"
-        lines.append(f"{row}  {f.said}".rstrip())
+    """For people, with the sums last; a target whose cap was too short for its goal is named."""
+    found = list(figures)
+    lines = [f"{'target':<10} {'executions':>11} {'seconds':>7} {'a second':>9} {'new paths':>9} {'findings':>8}"]
+    for f in found:
+        row = f"{f.target:<10} {f.executions:>11} {f.seconds:>7.1f} {f.per_second:>9} {f.new_paths:>9}"
+        lines.append(f"{row} {int(f.finding is not None):>8}  {f.said}".rstrip())
+    short = [f"{f.target} ({f.cap:g} s)" for f in found if f.executions < f.goal and f.finding is None]
+    if short:
+        lines.append(f"less than {max(f.goal for f in found):,} executions for lack of time: {', '.join(short)}")
+    findings = sum(f.finding is not None for f in found)
+    executions = sum(f.executions for f in found)
+    lines.append(f"fuzz executions: {executions:,}, sanitizer findings and broken promises: {findings}")
     return lines
 
 
+def show(target: str, executions: int, seconds: float) -> None:
+    rate = int(executions / max(seconds, 0.001))
+    print(f"{target:<10} {executions:>12,} executions in {seconds:>5.0f} s ({rate:,} a second)", flush=True)
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Fuzz the C parts; see tests/support/fuzzing.py.")
-    parser.add_argument("--seconds", type=int, default=3600, help="for each target, at most")
-    parser.add_argument("--runs", type=int, default=10_000_000, help="of each target, at most")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("targets", nargs="*", default=sorted(BESIDE))
+    parser = argparse.ArgumentParser(description="Fuzz what reads what others wrote; see tests/support/fuzzing.py.")
+    parser.add_argument("--seconds", type=int, default=7200, help="for each target, at most (default: %(default)s)")
+    parser.add_argument("--runs", type=int, default=10_000_000, help="of each target (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=int(time.time()) % 2**31, help="default: another each time")
+    parser.add_argument("--keep", action="store_true", help="what reaches something new goes to tests/hardening/corpus")
+    parser.add_argument("targets", nargs="*", metavar="target", help=f"default: all of {', '.join(ALL)}")
     args = parser.parse_args()
-    figures = fuzz_all(args.targets, args.seconds, args.runs, args.seed)
+    unknown = sorted(set(args.targets) - set(ALL))
+    if unknown:
+        parser.error(f"no such target: {', '.join(unknown)}; there are {', '.join(ALL)}")
+    print(f"fuzzing with seed {args.seed}, two targets at a time; progress is shown every 10 s", flush=True)
+    figures = fuzz_all(args.targets or ALL, args.seconds, args.runs, args.seed, keep=args.keep, progress=show)
     print("\n".join(table(figures)))
     for f in figures:
         if f.finding is not None:

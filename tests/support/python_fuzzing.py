@@ -1,6 +1,7 @@
 """Fuzzing of what Python reads of other processes' files: real reports, parts and profiles with bytes changed.
 
-Each target takes any bytes and may raise its one error alone; it counts as a finding too if it takes seconds.
+Each target takes any bytes and may raise its one error alone; it counts as a finding too if it takes seconds. A target
+runs in a process of its own.
 """
 
 from __future__ import annotations
@@ -8,17 +9,23 @@ from __future__ import annotations
 import json
 import os
 import random
+import subprocess
+import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import TracebackType
 
+from pspawn import picture, warm
 from pspawn import report as reports
-from pspawn import warm
-from support.fuzzing import Figures
 
 SLOW_S = 2.0
+TELL_S = 10.0
+TESTS = Path(__file__).resolve().parents[1]
+INSERTED = [b'"', b"{", b"\n", b"\t", b" ", b"-", b"\0", b"99999999999999999999", b"\xff"]
 SMALLEST: list[bytes] = [b"", b"{}", b"[]", b"null", b"[" * 2000, b'{"a":' * 2000, b"\xff\xfe", b"9" * 5000]
 RANK = {
     "rank": 0, "pid": 12, "stub_pid": 11, "context": 0, "numa_node": 0, "cpus": "0-1", "launched_by": "fork",
@@ -54,124 +61,222 @@ module os.path
 dropped /lib/x.so\tit is gone
 end
 """
+# Most are small: what a second node or rank could add is reached by the few that have them.
+SMALL_NODE = {**NODE, "local_size": 1, "ranks": [RANK]}
+SMALL_REPORT = {**REPORT, "nodes": [SMALL_NODE]}
+PART = {"version": 1, "engine": "hydra", "node": NODE}
+SMALL_PART = {**PART, "node": SMALL_NODE}
 VALUES = [None, True, -1, 0, 2**63, 10**30, 1.5, "", "\ud800\x1b[2J", "9" * 50, [], {}, [[]], {"0": 1}, {"x": "y"}]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What came of one target. ``new_paths``: other ends than those of SMALLEST: places in the code or reasons of
+    refusals, numbers of a profile's lines."""
+
+    executions: int
+    seconds: float
+    new_paths: int
+    finding: str | None
+
+
+def _below(rng: random.Random, n: int) -> int:
+    """As randrange(n), in a third of its time; of 0, 0."""
+    return int(rng.random() * n)
 
 
 def _spoil(data: object, rng: random.Random) -> object:
     """The same with one value, key or item changed, somewhere."""
     if isinstance(data, dict) and data and rng.random() < 0.8:
-        key = rng.choice(sorted(data))
+        key = list(data)[_below(rng, len(data))]
         if rng.random() < 0.1:
             return {k: v for k, v in data.items() if k != key}
         return {**data, key: _spoil(data[key], rng)}
     if isinstance(data, list) and data and rng.random() < 0.8:
-        at = rng.randrange(len(data))
-        return [*data[:at], _spoil(data[at], rng), *data[at + rng.randrange(2) :]]
-    return rng.choice(VALUES)
+        at = _below(rng, len(data))
+        return [*data[:at], _spoil(data[at], rng), *data[at + _below(rng, 2) :]]
+    return VALUES[_below(rng, len(VALUES))]
 
 
 def _mutated(seed: bytes, rng: random.Random) -> bytes:
     text = bytearray(seed)
-    for _ in range(1 + rng.randrange(4)):
-        at = rng.randrange(len(text) + 1)
-        how = rng.randrange(4)
+    for _ in range(1 + _below(rng, 4)):
+        at = _below(rng, len(text) + 1)
+        how = _below(rng, 4)
         if how == 0 and at < len(text):
-            text[at] = rng.randrange(256)
+            text[at] = _below(rng, 256)
         elif how == 1:
-            text[at:at] = rng.choice([b'"', b"{", b"\n", b"\t", b" ", b"-", b"\0", b"99999999999999999999", b"\xff"])
+            text[at:at] = INSERTED[_below(rng, len(INSERTED))]
         elif how == 2:
-            del text[at : at + rng.randrange(1, 40)]
+            del text[at : at + 1 + _below(rng, 39)]
         else:
-            text[at:at] = text[max(0, at - rng.randrange(40)) : at]
+            text[at:at] = text[max(0, at - _below(rng, 40)) : at]
     return bytes(text)
 
 
-def _report_text(rng: random.Random, whole: object) -> bytes:
-    data: object = whole
-    for _ in range(1 + rng.randrange(3)):
+def _json(rng: random.Random, small: object, whole: object) -> bytes:
+    data = small if _below(rng, 8) else whole
+    for _ in range(1 + _below(rng, 3)):
         data = _spoil(data, rng)
     text = json.dumps(data).encode()
-    return text if rng.randrange(3) else _mutated(text, rng)
+    return text if _below(rng, 3) else _mutated(text, rng)
+
+
+def _place(trace: TracebackType | None) -> Hashable:
+    """Where an error comes from, as line numbers from the target to there."""
+    lines = []
+    while trace:
+        lines.append(trace.tb_lineno)
+        trace = trace.tb_next
+    return tuple(lines)
+
+
+class _File:
+    """One and the same: only its bytes change, and it is opened by whom it is for alone."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.name = str(path)
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+
+    def hold(self, text: bytes) -> None:
+        os.ftruncate(self._fd, len(text))
+        os.pwrite(self._fd, text, 0)
 
 
 class Files:
-    """Targets that read a file, which is one and the same: only its bytes change."""
+    """Targets that read a file; each tells what came of it, mostly where or why it was refused."""
 
     def __init__(self, directory: Path) -> None:
-        self.report = directory / "report"
-        self.part = directory / "report.part-a-1-2"
-        self.profile = directory / ("0" * 32 + ".profile")
+        self.report = _File(directory / "report")
+        self.part = _File(directory / "report.part-a-1-2")
+        self.profile = _File(directory / ("0" * 32 + ".profile"))
 
-    def read_report(self, text: bytes) -> None:
+    def read_report(self, text: bytes) -> Hashable:
         """As pspawn report does it, table and picture included."""
-        from pspawn import picture
-
-        self.report.write_bytes(text)
+        self.report.hold(text)
         try:
-            found, _ = reports.read(str(self.report))
+            found, _ = reports.read(self.report.name)
             read = reports.from_dict(found, "report")
             table = reports.table(read)
             pictures = [node for node in picture.of_report(read) if node.domains]
             text_of = picture.text(pictures, 80, ascii_only=True) if pictures else ""
-        except reports.ReportError:
-            return
+        except reports.ReportError as error:
+            return _place(error.__traceback__)
         except ValueError as error:
             # what the command takes for an error of the report too: domains that cannot be drawn
             assert type(error) is ValueError, error
-            return
-        assert "\x1b" not in table + text_of
+            return _place(error.__traceback__)
+        assert "\x1b" not in table
+        assert "\x1b" not in text_of
+        return None
 
-    def read_part(self, text: bytes) -> None:
-        self.part.write_bytes(text)
+    def read_part(self, text: bytes) -> Hashable:
+        self.part.hold(text)
         try:
-            merged = reports.merge([str(self.part)], {})
+            merged = reports.merge([self.part.name], {})
             if merged.parts:
                 reports.from_dict(merged.report, "report")
         except reports.ReportError:
             raise AssertionError("a part that is none is told, not raised") from None
+        return merged.unusable[0].rpartition(": ")[2][:60] if merged.unusable else None
 
-    def read_profile(self, text: bytes) -> None:
-        self.profile.write_bytes(text)
-        found = warm.read(self.profile)
+    def read_profile(self, text: bytes) -> Hashable:
+        self.profile.hold(text)
+        found = warm.read(self.profile.path)
         assert found is not None
-        assert found.path == self.profile
+        assert found.path == self.profile.path
+        return found.broken, len(found.objects), len(found.modules), len(found.dropped), len(found.told)
 
 
 def _fuzz(
-    name: str,
-    target: Callable[[bytes], None],
+    target: Callable[[bytes], Hashable],
     make: Callable[[random.Random], bytes],
     seconds: float,
     runs: int,
     seed: int,
-) -> Figures:
+    tell: Callable[[int], None],
+) -> Found:
     rng = random.Random(seed)
-    began = time.monotonic()
-    done = 0
+    began = told = time.monotonic()
     finding = None
-    for done in range(1, runs + 1):
-        text = SMALLEST[done - 1] if done <= len(SMALLEST) else make(rng)
-        started = time.process_time()
+    places = {target(text) for text in SMALLEST}
+    known = len(places)
+    done = len(SMALLEST)
+    started = time.process_time()
+    while done < runs:
+        text = make(rng)
+        done += 1
         try:
-            target(text)
+            places.add(target(text))
         except Exception:
             finding = f"{text!r}\n{traceback.format_exc()}"
             break
-        if time.process_time() - started > SLOW_S:
-            finding = f"{text!r}\ntook {time.process_time() - started:.1f} s"
+        ended = time.process_time()
+        if ended - started > SLOW_S:
+            finding = f"{text!r}\ntook {ended - started:.1f} s"
             break
-        if time.monotonic() - began > seconds:
-            break
-    wall = max(time.monotonic() - began, 0.001)
-    return Figures(name, done, int(done / wall), 0, "", finding)
+        started = ended
+        if done % 64 == 0:
+            now = time.monotonic()
+            if now - began > seconds:
+                break
+            if now - told > TELL_S:
+                told = now
+                tell(done)
+    return Found(done, time.monotonic() - began, len(places) - known, finding)
 
 
-def fuzz_all(seconds: float, runs: int, seed: int = 1) -> Iterable[Figures]:
-    """Each target in turn."""
-    scratch = "/dev/shm" if os.path.isdir("/dev/shm") else None
-    with tempfile.TemporaryDirectory(prefix="pspawn-fuzz-", dir=scratch) as directory:
-        files = Files(Path(directory))
-        part = {"version": 1, "engine": "hydra", "node": NODE}
-        yield _fuzz("py-report", files.read_report, lambda rng: _report_text(rng, REPORT), seconds, runs, seed)
-        yield _fuzz("py-part", files.read_part, lambda rng: _report_text(rng, part), seconds, runs, seed)
-        yield _fuzz("py-profile", files.read_profile, lambda rng: _mutated(PROFILE, rng), seconds, runs, seed)
+TARGETS: dict[str, tuple[Callable[[Files, bytes], Hashable], Callable[[random.Random], bytes]]] = {
+    "py-report": (Files.read_report, lambda rng: _json(rng, SMALL_REPORT, REPORT)),
+    "py-part": (Files.read_part, lambda rng: _json(rng, SMALL_PART, PART)),
+    "py-profile": (Files.read_profile, lambda rng: _mutated(PROFILE, rng)),
+}
+
+
+def fuzz(name: str, directory: Path, seconds: float, runs: int, seed: int, tell: Callable[[int], None]) -> Found:
+    """One target, here, with its file in this directory."""
+    files = Files(Path(tempfile.mkdtemp(dir=directory)))
+    target, make = TARGETS[name]
+    return _fuzz(lambda text: target(files, text), make, seconds, runs, seed, tell)
+
+
+def fuzz_apart(
+    name: str,
+    directory: Path,
+    seconds: float,
+    runs: int,
+    seed: int,
+    progress: Callable[[str, int, float], None] | None = None,
+) -> Found:
+    """The same in a process of its own; beside it others have a processor too."""
+    began = time.monotonic()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "support.python_fuzzing", name, str(directory), str(seconds), str(runs), str(seed)],
+        env={**os.environ, "PYTHONPATH": str(TESTS)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    last = "{}"
+    for last in process.stdout:
+        if progress and "finding" not in last:
+            progress(name, json.loads(last)["executions"], time.monotonic() - began)
+    process.stdout.close()
+    if process.wait():
+        raise RuntimeError(f"{name} ended with {process.returncode}")
+    return Found(**json.loads(last))
+
+
+def main() -> None:
+    name, directory, seconds, runs, seed = sys.argv[1:]
+
+    def tell(executions: int) -> None:
+        print(json.dumps({"executions": executions}), flush=True)
+
+    print(json.dumps(asdict(fuzz(name, Path(directory), float(seconds), int(runs), int(seed), tell))))
+
+
+if __name__ == "__main__":
+    main()

@@ -80,8 +80,7 @@ static int fake_usleep(unsigned microseconds);
 #define STEP_MEMORY "/slurm/uid_1/job_1/step_0"
 #define STEP_UNIFIED "/slurm/job_1/step_0/user"
 
-#define STATUS(parent, uid) \
-	"Name:\tx\nPid:\t1\nPPid:\t" parent "\nUid:\t" uid "\t" uid "\t" uid "\t" uid "\nGid:\t0\n"
+#define STATUS(parent, uid) "Name:\tx\nPid:\t1\nPPid:\t" parent "\nUid:\t" uid "\t" uid "\t" uid "\t" uid "\nGid:\t0\n"
 
 struct process {
 	unsigned uid, effective;
@@ -112,8 +111,12 @@ static int dying = -1, dies_in; /* so many calls later */
 static uint32_t asked;
 static pid_t heard; /* the gatherer: the first of the user's inside the step */
 
-static const struct process strange = {
-	.exists = true, .stranger = true, .parent = 1, .memory = "/system", .unified = "/system", .status = STATUS("1", "0")};
+static const struct process strange = {.exists = true,
+				       .stranger = true,
+				       .parent = 1,
+				       .memory = "/system",
+				       .unified = "/system",
+				       .status = STATUS("1", "0")};
 
 /* ---- the kernel ---- */
 
