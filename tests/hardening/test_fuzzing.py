@@ -25,6 +25,7 @@ def test_no_input_is_a_finding(fuzz_figures):
 
 @pytest.mark.long
 @pytest.mark.whole_machine
+@pytest.mark.timeout(900)  # three minutes, and seven where every target needs all of its time
 def test_none_of_a_million_inputs_is_a_finding(fuzz_figures):
     """A million for each target, or as many as its cap has room for (fuzzing.CAPS): the summary says which."""
     check(None, fuzz_figures)
