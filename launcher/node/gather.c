@@ -217,16 +217,19 @@ static bool is_new(int fd)
 
 /*
  * A stub can only have the core flag in its status if it dumps core: give it a place where that is no harm, in memory,
- * because /tmp may stand still. Where the kernel's pattern is a pipe or a fixed path it would disturb others, and the flag
- * is not mirrored.
+ * because /tmp may stand still, and best without a name: we may be killed meanwhile. Where the kernel's pattern is a pipe or a
+ * fixed path it would disturb others, and the flag is not mirrored.
  */
-static int make_core_dir(struct pair *p)
+static int make_core_dir(const struct gatherer *g, struct pair *p)
 {
 	char pattern[16] = "|";
 
 	if (raw_read_file("/proc/sys/kernel/core_pattern", pattern, sizeof pattern) <= 0 || pattern[0] == '|' ||
 	    pattern[0] == '@' || pattern[0] == '/')
 		return -1;
+	p->core_fd = core_dir_without_name(g);
+	if (p->core_fd >= 0)
+		return p->core_fd;
 	snprintf(p->core_dir, sizeof p->core_dir, "/dev/shm/pspawn-core-XXXXXX");
 	if (!mkdtemp(p->core_dir)) {
 		p->core_dir[0] = 0;
@@ -295,7 +298,7 @@ static void mirror(struct gatherer *g, struct pair *p)
 	if (p->state != PAIR_COMMITTED || !p->rank_ended)
 		return;
 	if (WIFSIGNALED(p->status) && WCOREDUMP(p->status))
-		fd = make_core_dir(p);
+		fd = make_core_dir(g, p);
 	snprintf(ended, sizeof ended, "the rank has ended: wait status %#x", (unsigned)p->status);
 	pair_enter(p, PAIR_MIRRORED, ended);
 	report_before_last(g);

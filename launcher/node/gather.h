@@ -203,6 +203,10 @@ struct gatherer {
 /* gather.c */
 void fail_slot(struct pspawn_result *result, enum pspawn_step step, int err);
 
+/* core_dir.c: an empty directory of this user's in memory, by a descriptor alone, which the caller owns; -1 where user
+ * namespaces cannot be made, or a seccomp filter might object. */
+int core_dir_without_name(const struct gatherer *g);
+
 /* sandbox.c: at the start, before anybody is accepted: remembers which process started us. Why a proxy of ours may not have
  * this stub's sandbox, or NULL. Is this process where it cannot reach us? */
 void sandbox_note_starter(struct gatherer *g);

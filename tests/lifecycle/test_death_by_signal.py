@@ -11,6 +11,7 @@ from support.build import Builder
 from support.compare import as_plain
 from support.core import command_of
 from support.mpi import RUNGS, Launcher, Pspawn
+from support.report import assert_forked
 
 pytestmark = [pytest.mark.needs_stub, pytest.mark.kills]
 # UCX and PMIx ask for their process id in constructors; then `main` is refused.
@@ -50,13 +51,14 @@ def test_the_core_file_is_the_ranks(launcher: Launcher, fork_point: str) -> None
 
 
 @pytest.mark.parametrize("fork_point", ["exec", "preinit"])
-@pytest.mark.parametrize("one_launcher", ["mpich4"], indirect=True)
 def test_the_core_flag_reaches_the_launcher(one_launcher: Launcher, builder: Builder, fork_point: str) -> None:
     """Seen by a wrapper between the launcher and the stub: it waits for the stub and prints the raw status."""
     app = [str(builder.program("status.c")), "@stub", str(builder.program("life.c")), "die", "11", "0"]
     before = ["sh", "-c", 'ulimit -c unlimited; exec "$@"', "sh"]
     ours = one_launcher.run(app, 1, before=before, pspawn=Pspawn(fork_point, door="none"))
     assert ours.stdout == "signal 11 core 1\n", ours
+    if fork_point != "exec":
+        assert_forked(ours.report, 1, fork_point)
     ours = one_launcher.run(
         app, 1, before=["sh", "-c", 'ulimit -c 0; exec "$@"', "sh"], pspawn=Pspawn(fork_point, door="none")
     )

@@ -488,6 +488,12 @@ bool pspawn_runs_astray(pid_t pid)
 
 /* ---- and the other files of the gatherer, which have targets of their own or none ---- */
 
+int core_dir_without_name(const struct gatherer *gatherer)
+{
+	(void)gatherer;
+	return -1;
+}
+
 void sandbox_note_starter(struct gatherer *gatherer)
 {
 	(void)gatherer;
