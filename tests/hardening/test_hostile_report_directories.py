@@ -230,21 +230,45 @@ def test_what_a_killed_launch_left_is_put_together_and_then_removed(tmp_path: Pa
     gone = subprocess.Popen(["true"])
     gone.wait()
     for pid in (gone.pid, os.getpid()):
-        left = tmp_path / f"r.json.parts-{os.uname().nodename}-{pid}-0123456789abcdef"
+        left = tmp_path / name_of_launch(pid)
         left.mkdir(mode=0o700)
         (left / "node.part-a-1").write_text(json.dumps(FORGED))
     assert len(reports.read(str(file))[0]["nodes"]) == 2
     parts.remove_old(str(file))
-    assert [path.name for path in tmp_path.iterdir()] == [
-        f"r.json.parts-{os.uname().nodename}-{os.getpid()}-0123456789abcdef"
-    ]
+    assert [path.name for path in tmp_path.iterdir()] == [name_of_launch(os.getpid())]
+
+
+def name_of_launch(pid: int) -> str:
+    namespace = os.stat("/proc/self/ns/pid").st_ino
+    return f"r.json.parts-{os.uname().nodename}-{namespace}-{pid}-0123456789abcdef"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="makes a pid namespace: needs root")
+def test_a_launch_of_another_pid_namespace_is_not_taken_for_dead(tmp_path: Path) -> None:
+    """Its number may be nobody's here."""
+    file = tmp_path / "r.json"
+    make = (
+        "import os, sys; from pspawn.engine import parts\n"
+        "print(parts.make_place(parts.name_of_place(sys.argv[1])).path, flush=True); sys.stdin.read()"
+    )
+    number = 'echo 3999999 >/proc/sys/kernel/ns_last_pid; exec "$@" & wait'  # none of ours
+    command = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child", "sh", "-c", f"exec 3<&0; {number}"]
+    command = [*command, "sh", sys.executable, "-c", make.replace("sys.stdin", "open(3)"), str(file)]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env) as live:
+        assert live.stdout is not None
+        made = Path(live.stdout.readline().strip())
+        number_there = made.name.split("-")[-2]
+        assert not Path(f"/proc/{number_there}").exists()
+        parts.remove_old(str(file))
+        assert made.is_dir()
 
 
 def left_place(tmp_path: Path) -> str:
     """The name of a launch's directory whose process is gone."""
     gone = subprocess.Popen(["true"])
     gone.wait()
-    return str(tmp_path / f"r.json.parts-{os.uname().nodename}-{gone.pid}-0123456789abcdef")
+    return str(tmp_path / name_of_launch(gone.pid))
 
 
 @pytest.fixture

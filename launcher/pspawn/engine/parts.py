@@ -1,8 +1,8 @@
 """The parts of a report: ``FILE.part-HOST-PID-RANDOM``, written by each node's gatherer.
 
-pspawn-mpirun has them written into a directory of its own beside FILE, ``FILE.parts-HOST-PID-RANDOM``, mode 0700: FILE
-may lie where others can write. Until a part is complete it is ``….unfinished-…``; one that stays so is of a writer that
-was killed. Whatever is read here is looked at before it is believed: a regular file of bounded size.
+pspawn-mpirun has them written into a directory of its own beside FILE, ``FILE.parts-HOST-PIDNS-PID-RANDOM``, mode 0700:
+FILE may lie where others can write. Until a part is complete it is ``….unfinished-…``; one that stays so is of a writer
+that was killed. Whatever is read here is looked at before it is believed: a regular file of bounded size.
 """
 
 from __future__ import annotations
@@ -96,7 +96,15 @@ class Place(NamedTuple):
 
 def name_of_place(file: str) -> str:
     """Where a launch from this process is to make its directory: a path that nobody can guess."""
-    return f"{file}.parts-{os.uname().nodename}-{os.getpid()}-{os.urandom(8).hex()}"
+    return f"{file}.parts-{os.uname().nodename}-{_pid_namespace()}-{os.getpid()}-{os.urandom(8).hex()}"
+
+
+def _pid_namespace() -> int:
+    """In which this process has its number, as the kernel numbers them; 0 if that cannot be known."""
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        return 0
 
 
 def base_of(path: str) -> str:
@@ -129,7 +137,8 @@ def of(file: str) -> list[str]:
 
 
 def remove_old(file: str) -> None:
-    """What killed launches of this user left of their parts; what is another's, or in use, stays."""
+    """What killed launches of this user left of their parts; what is another's, or in use, or of another pid namespace,
+    stays."""
     for path in (*_beside(file, "part"), *_beside(file, "unfinished")):
         with suppress(OSError):
             found = os.lstat(path)
@@ -180,9 +189,11 @@ def _own_directory(path: str) -> tuple[int, int] | None:
 
 
 def _is_of_a_dead_process(path: str) -> bool:
-    host, _, rest = path.rpartition(".parts-")[2].partition(f"{os.uname().nodename}-")
+    """Of this host and pid namespace: in another the same number is another process, or none."""
+    own = _pid_namespace()
+    before, _, rest = path.rpartition(".parts-")[2].partition(f"{os.uname().nodename}-{own}-")
     number = rest.partition("-")[0]
-    if host or not (number.isascii() and number.isdigit()):
+    if not own or before or not (number.isascii() and number.isdigit()):
         return False
     try:
         os.kill(int(number), 0)
