@@ -160,6 +160,16 @@ def test_a_static_program_links_and_runs(one_launcher: Launcher) -> None:
     assert lines(run) == expected(2, forked=0), run
 
 
+@pytest.mark.parametrize("value", ["", "1"])
+def test_a_variable_of_the_users_is_no_answer(one_launcher: Launcher, value: str) -> None:
+    env = {**ENV, "PSPAWN_POINT": value}
+    app = [point(one_launcher), ""]
+    for pspawn, forked in ((None, 0), (Pspawn("preinit"), 0), (APP, 1)):
+        run = one_launcher.run(app, 2, env=env, pspawn=pspawn)
+        assert lines(run) == expected(2, forked=forked), run
+    assert_forked(run.report, 2, "app")
+
+
 @pytest.mark.parametrize("form", ["app.f90", "app.f"])
 def test_fortran(one_launcher: Launcher, form: str) -> None:
     if not shutil.which("gfortran"):
@@ -178,7 +188,9 @@ def test_fortran(one_launcher: Launcher, form: str) -> None:
     words = ["gfortran", "-Wall", "-Wextra", "-Werror", f"-I{INCLUDE}", f"-J{directory}", "-o", str(directory / "app")]
     subprocess.run([*words, str(directory / form)], check=True, timeout=60)
     app = str(directory / "app")
-    assert subprocess.run([app], capture_output=True, text=True, check=True).stdout == "F\n"
+    for own in ({}, {"PSPAWN_POINT": "1"}):
+        env = {**os.environ, **own}
+        assert subprocess.run([app], capture_output=True, text=True, check=True, env=env).stdout == "F\n"
     run = one_launcher.run([app], 2, pspawn=Pspawn("app", None))
     assert run.stdout == "T\nT\n", run
     assert_forked(run.report, 2, "app", contexts=1)

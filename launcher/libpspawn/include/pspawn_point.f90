@@ -18,9 +18,15 @@
       contains
         subroutine pspawn_point(forked)
           logical, intent(out), optional :: forked
+          character(len=*), parameter :: name = 'PSPAWN_POINT'
+          character(len=32) :: here, again
           integer :: status
 !         answered by pspawn's object in a proxy, see pspawn_point.h
-          call get_environment_variable('PSPAWN_POINT', status=status)
-          if (present(forked)) forked = status == 0
+          if (present(forked)) forked = .false.
+          call get_environment_variable(name, here, status=status)
+          if (status /= 0) return
+!         a variable of that name says the same twice
+          call get_environment_variable(name, again, status=status)
+          if (present(forked)) forked = status /= 0 .or. here /= again
         end subroutine pspawn_point
       end module pspawn

@@ -266,12 +266,12 @@ static void note(unsigned what)
 		pspawn_asked |= what;
 }
 
-/* PSPAWN_POINT is how pspawn_point.h says that it is time. */
+/* PSPAWN_POINT is how pspawn_point.h says that it is time. It asks once more, and is then told what the environment has. */
 PSPAWN_API char *getenv(const char *name)
 {
 	if (pspawn_recording == PSPAWN_RECORD_CONSTRUCTORS) {
 		if (raw_streq(name, "PSPAWN_POINT"))
-			return pspawn_point_reached() ? "1" : NULL;
+			return pspawn_point_reached() ? "forked here, by pspawn" : NULL;
 		pspawn_note_name(name, __builtin_return_address(0));
 	}
 	return next_getenv(name);
