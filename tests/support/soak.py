@@ -180,7 +180,8 @@ class Held:
         if cluster:
             # Slurm's own, of the job: Slurm removes a step's directories, a mover's leaf among them
             job = cluster.allocation()
-            held.names["cgroups"] = {str(d) for d in Path("/sys/fs/cgroup").glob(f"**/job_{job}/step_[0-9]*/")}
+            walk = os.walk("/sys/fs/cgroup")  # which passes over what another job removes meanwhile
+            held.names["cgroups"] = {d for d, _, _ in walk if re.search(rf"/job_{job}/step_[0-9]", d)}
             held.counts["descriptors of daemons"] = (sum(map(_descriptors, daemons)), 0, 8)
             held.counts["memory of daemons, KiB"] = (sum(map(_memory, daemons)), 0.5, 8 * 1024)
         return held
@@ -268,6 +269,8 @@ class Soak:
         self.life = str(life or self.builder.program("life.c"))
         self.kinds = [name for name, mpi in MPIS.items() if not mpi.missing] + ([STEP] if cluster else [])
         self.say = say
+        self.stop = threading.Event()
+        """When set, no more launches begin."""
         self.hangs_seconds = hangs_seconds
         self.left_seconds = left_seconds
         self.figures = Figures()
@@ -292,7 +295,7 @@ class Soak:
             for name, names in later.names.items():
                 seen.setdefault(name, names).intersection_update(names)
             later.names = {name: set(names) for name, names in seen.items()}
-            too_much[:] = before.too_much(later, launches - tenth)
+            too_much[:] = before.too_much(later, self.figures.launches)
             self.figures.growth = before.growth(later)
             return not too_much
 
@@ -312,7 +315,7 @@ class Soak:
             while True:
                 with self._lock:
                     number = next(each, None)
-                    if number is None:
+                    if number is None or self.stop.is_set():
                         return
                     done = self.figures.launches
                 if number % 100 == 0 and number > numbers[0]:
@@ -321,8 +324,8 @@ class Soak:
                 self.one(number)
 
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            for done in [pool.submit(work) for _ in range(AT_ONCE)]:
-                done.result()
+            for future in [pool.submit(work) for _ in range(AT_ONCE)]:
+                future.result()
 
     def one(self, number: int) -> None:
         """The launch of this number."""
@@ -462,6 +465,7 @@ class Soak:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            start_new_session=True,  # ^C ends the whole, not this
         )
 
 
@@ -530,7 +534,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m support.soak",
         description="Launches very often, every tenth time with a fault. Fails if one hangs, leaves something or has a"
-        " wrong exit code, or if something grows.",
+        " wrong exit code, or if something grows. After ^C no more begin, and those that were are judged.",
     )
     parser.add_argument("--launches", type=int, default=10_000, help="how many (10000)")
     parser.add_argument("--first", type=int, default=0, help="the number of the first, to repeat one (0)")
@@ -542,6 +546,8 @@ def main() -> int:
     with ready(args.seed, say=lambda line: print(line, file=sys.stderr, flush=True)) as soak:
         if not soak.cluster:
             print(f"no steps of Slurm: {slurm.missing() or f'{PLUGIN} is not built'}", file=sys.stderr)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: soak.stop.set())
         figures = soak.run(args.launches, args.first)
     for line in [*figures.hangs, *figures.leftovers, *figures.wrong_codes]:
         print(line, file=sys.stderr)
