@@ -67,9 +67,9 @@ def test_the_time_grows_with_the_file(kind: str) -> None:
 
 
 def test_numbers_without_a_pattern() -> None:
-    """50 s when each range was taken from the front of a list."""
+    """40 s if each range is taken from the front of a list: 1.1 s for 100,000, and as the square."""
     began = time.process_time()
-    assert len(reports.ranges(k * k for k in range(300000)).split(",")) > 250000
+    assert len(reports.ranges(k * k for k in range(600000)).split(",")) > 500000
     assert time.process_time() - began < 10
 
 
