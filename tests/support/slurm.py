@@ -24,8 +24,10 @@ import socket
 import subprocess
 import tempfile
 import time
+import warnings
 from pathlib import Path
 
+from support import processes
 from support.build import TOP
 
 TRIXIE = TOP / ".test-env" / "trixie"
@@ -147,6 +149,7 @@ class Cluster:
         }
         self.conf = directory / "etc" / "slurm.conf"
         self._allocation = ""
+        self._namespaces: set[str] = set()
 
     def __enter__(self) -> Cluster:
         try:
@@ -325,6 +328,7 @@ class Cluster:
         while self.node_states() != ["idle"] * self.nodes:
             assert time.monotonic() < limit, f"nodes did not come up: {self.node_states()}; see {d}/log"
             time.sleep(0.05)
+        self._note_namespaces()
 
     def _start_accounting(self) -> None:
         d = self.directory
@@ -366,26 +370,52 @@ class Cluster:
         files += [*self.directory.glob("run/slurmdbd.pid"), *self.directory.glob("munge/munged.pid")]
         return [int(f.read_text()) for f in files if f.read_text().strip()]
 
+    def _note_namespaces(self) -> None:
+        for file in self.directory.glob("run/slurmd-*.pid"):
+            with contextlib.suppress(OSError, ValueError):
+                self._namespaces.add(os.readlink(f"/proc/{int(file.read_text())}/ns/mnt"))
+
+    def step_daemons(self) -> list[processes.Process]:
+        """The slurmstepds of this cluster: each stands in its slurmd's mount namespace."""
+        self._note_namespaces()
+        found = []
+        for process in processes.processes():
+            if process.comm == "slurmstepd" and process.state not in "ZX":
+                with contextlib.suppress(OSError):
+                    if os.readlink(f"/proc/{process.pid}/ns/mnt") in self._namespaces:
+                        found.append(process)
+        return found
+
+    def _end_steps(self) -> None:
+        """While there is a controller: a slurmstepd that cannot tell it that the step is complete tries for minutes."""
+        asked = False
+        began = time.monotonic()
+        while (left := self.step_daemons()) and time.monotonic() < began + STOP_SECONDS:
+            if not asked and time.monotonic() > began + 0.5:  # not only about to end
+                asked = True
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    for job in self.run("squeue", "-h", "-o", "%A", timeout=5).stdout.split():
+                        self.run("scancel", job, timeout=5)
+            time.sleep(0.05)
+        for process in left:  # nobody else shall meet it
+            warnings.warn(f"still there after {STOP_SECONDS} s, and killed: {process}", stacklevel=2)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)
+
     def stop(self) -> None:
-        """Ends the daemons by pid; safe to call twice."""
+        """Ends the steps, then the daemons by pid; safe to call twice."""
+        self._end_steps()
         pids = self.daemons()
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
         limit = time.monotonic() + STOP_SECONDS
-        while any(_alive(pid) for pid in pids) and time.monotonic() < limit:
+        while any(processes.alive(pid) for pid in pids) and time.monotonic() < limit:
             time.sleep(0.05)
         for pid in pids:
-            if _alive(pid):
+            if processes.alive(pid):
                 os.kill(pid, signal.SIGKILL)
         if self.database:
             self.database.kill()  # nothing in it is to be kept
             self.database.wait()
         shutil.rmtree(self.directory, ignore_errors=True)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
-    except OSError:
-        return False
