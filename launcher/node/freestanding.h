@@ -61,6 +61,8 @@ static inline const char *error_text(long err)
 		return "Is a directory";
 	case ENOMEM:
 		return "Cannot allocate memory";
+	case ETIMEDOUT:
+		return "Connection timed out";
 	case E2BIG:
 		return "Argument list too long";
 	case ELOOP:

@@ -50,6 +50,7 @@ struct stub {
 	struct raw_rlimit nofile;
 	int complaints; /* its standard error, kept for the rank's first second; 0: what is descriptor 2 */
 	int sock, sock_died, channel, pidfd, rank_pid, in_group;
+	int far; /* the other end of the channel, until the rank has read what is in it; -1 */
 	int fds[MAX_FDS], nfds;
 	int64_t start_us;
 	struct pspawn_arrival arrival;
@@ -127,10 +128,27 @@ static long execute_by_name(void)
 	}
 }
 
+/*
+ * The descriptors that wait in the channel for a rank that will not be. Whoever has its other end, and is stopped, would keep
+ * them open, and engines wait for the end of their pipes. Where there is no room for descriptors the kernel closes them.
+ */
+static void take_back(void)
+{
+	char byte;
+
+	if (stub.far < 0)
+		return;
+	while (raw_recv(stub.far, &byte, 1, NULL, NULL, RAW_MSG_DONTWAIT) > 0)
+		;
+	sys_close(stub.far);
+	stub.far = -1;
+}
+
 /* The plain launch. Everything opened here is close-on-exec, so exec undoes it; the rest is put back by hand. What this
  * stub could not find, or was not let look for, execve(2) is asked for all the same: it alone says whether it can be started. */
 static void __attribute__((noreturn)) exec_plainly(void)
 {
+	take_back();
 	if (stub.nofile.max)
 		sys_prlimit(7 /* RLIMIT_NOFILE */, &stub.nofile, NULL);
 	sys_sigmask(SIG_SETMASK, &stub.sigmask, NULL);
@@ -141,6 +159,7 @@ static void __attribute__((noreturn)) exec_plainly(void)
 
 static void __attribute__((noreturn)) launch_plainly(const char *why)
 {
+	take_back(); /* also of a rank that is not launched at all */
 	if (stub.require && stub.found < 0 && !is_denied(stub.found))
 		cannot_start(stub.app, stub.found);
 	if (stub.require && !stub.wraps) {
@@ -596,6 +615,58 @@ static const char *why_not_started(void)
 	return text;
 }
 
+/* --pspawn-timeout */
+static uint32_t deadline_ms(void)
+{
+	long n = stub.timeout ? raw_atol(stub.timeout) : -1;
+
+	return n > 0 && n < 86400 ? (uint32_t)n * 1000 : DEFAULT_TIMEOUT_MS;
+}
+
+/*
+ * Waits for the child that forks the gatherer. It ends at once, unless somebody has stopped it; then this process, which alone
+ * can, ends it after the deadline. `pidfd`: -1 where the kernel gave none (before 5.2).
+ */
+static void await_starter(long pid, int pidfd)
+{
+	int64_t until = raw_monotonic_us() + deadline_ms() * 1000ll;
+
+	while (sys4(__NR_wait4, pid, NULL, 0x40000001 /* __WALL | WNOHANG */, NULL) == 0) {
+		int64_t left = (until - raw_monotonic_us()) / 1000;
+		struct raw_pollfd end = {pidfd, RAW_POLLIN, 0};
+
+		if (left <= 0) {
+			note_failure("wait4", "the process that starts pspawn-gather", -ETIMEDOUT);
+			sys_kill((int)pid, 9);
+			sys4(__NR_wait4, pid, NULL, 0x40000000, NULL);
+			break;
+		}
+		sys_poll(&end, 1, pidfd >= 0 ? left : 1);
+	}
+	if (pidfd >= 0)
+		sys_close(pidfd);
+}
+
+/* Only the listening socket is left, and /dev/null in the place of standard streams; false if that cannot be done. */
+static int keep_only(int listener)
+{
+	long null = sys_open("/dev/null", RAW_O_RDWR | RAW_O_CLOEXEC);
+	long high = sys_fcntl(listener, RAW_F_DUPFD_CLOEXEC, PSPAWN_LISTENER_FD + 1);
+
+	note_failure("open", "/dev/null", null);
+	note_failure("fcntl", "the listening socket", high);
+	if (null < 0 || high < 0)
+		return 0;
+	null = sys_fcntl((int)null, RAW_F_DUPFD_CLOEXEC, PSPAWN_LISTENER_FD + 1);
+	for (int fd = 0; fd <= PSPAWN_LISTENER_FD; fd++)
+		if (!put_at(fd, (int)(fd < 3 ? null : high))) {
+			note_failure("fcntl", fd < 3 ? "/dev/null" : "the listening socket", -EBADF);
+			return 0;
+		}
+	raw_close_range(PSPAWN_LISTENER_FD + 1, ~0u, (unsigned)(high > null ? high : null) + 4);
+	return 1;
+}
+
 /* Starts pspawn-gather with the listening socket, detached from the engine: not its child, in a group of its own. */
 static void start_gatherer(int listener)
 {
@@ -603,7 +674,7 @@ static void start_gatherer(int listener)
 	struct raw_text t = {path, sizeof path, 0};
 	char *argv[4] = {path, stub.mover ? (char *)stub.mover : "", stub.by_engine ? PSPAWN_STARTED_BY_ENGINE : NULL,
 			 NULL};
-	int subreaper = 0;
+	int subreaper = 0, pidfd = -1;
 	uint64_t ignore[4] = {1 /* SIG_IGN */, 0, 0, 0}, old[4] = {0, 0, 0, 0};
 	long n = sys4(__NR_readlinkat, RAW_AT_FDCWD, "/proc/self/exe", path, sizeof path - 1), pid;
 
@@ -627,40 +698,33 @@ static void start_gatherer(int listener)
 	sys_prctl(PR_GET_CHILD_SUBREAPER, (unsigned long)&subreaper, 0, 0, 0);
 	if (subreaper)
 		sys_prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0);
-	pid = sys5(__NR_clone, 17, 0, 0, 0, 0);
+	pid = sys5(__NR_clone, 17 | 0x1000 /* CLONE_PIDFD */, 0, &pidfd, 0, 0);
 	note_failure("clone", "a process", pid);
 	if (pid > 0)
-		sys4(__NR_wait4, pid, NULL, 0x40000000 /* __WALL */, NULL);
+		await_starter(pid, pidfd);
 	sys4(__NR_rt_sigaction, 17, old, NULL, 8); /* in the gatherer too: it reads what it inherits */
 	if (subreaper && pid != 0)
 		sys_prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
 	if (pid != 0)
 		return;
+	STUB_TEST_STOP("forking");
 	/* Hydra gives each rank a session: the gatherer must be in none of them. Elsewhere it stays in the engine's, so
 	 * that ranks can join their stubs' process groups. */
 	if (stub.job.engine == PSPAWN_HYDRA)
 		sys0(__NR_setsid);
 	else
 		sys2(__NR_setpgid, 0, 0);
+	/* Here, where the stub waits for it with a deadline: nobody does for the gatherer, which, stopped, must hold nothing. */
+	if (!keep_only(listener))
+		sys_exit(1);
+	int starter = sys_getpid();
+
 	pid = sys5(__NR_clone, 17, 0, 0, 0, 0);
 	note_failure("clone", "a process", pid);
 	if (pid != 0)
 		sys_exit(0);
+	STUB_TEST_ALONE(starter);
 	STUB_TEST_STOP("forked");
-	long null = sys_open("/dev/null", RAW_O_RDWR | RAW_O_CLOEXEC);
-	long high = sys_fcntl(listener, RAW_F_DUPFD_CLOEXEC, PSPAWN_LISTENER_FD + 1);
-
-	note_failure("open", "/dev/null", null);
-	note_failure("fcntl", "the listening socket", high);
-	if (null < 0 || high < 0)
-		sys_exit(1);
-	null = sys_fcntl((int)null, RAW_F_DUPFD_CLOEXEC, PSPAWN_LISTENER_FD + 1);
-	for (int fd = 0; fd <= PSPAWN_LISTENER_FD; fd++)
-		if (!put_at(fd, (int)(fd < 3 ? null : high))) {
-			note_failure("fcntl", fd < 3 ? "/dev/null" : "the listening socket", -EBADF);
-			sys_exit(1);
-		}
-	raw_close_range(PSPAWN_LISTENER_FD + 1, ~0u, (unsigned)(high > null ? high : null) + 4);
 	note_failure("execve", "pspawn-gather", sys3(__NR_execve, path, argv, stub.envp));
 	sys_exit(1);
 }
@@ -843,8 +907,7 @@ static const char *arrive(void)
 		      record_option() |
 		      (choose(stub.topology, topologies, "--pspawn-topology: ") ? PSPAWN_NO_TOPOLOGY : 0);
 	a->replicate = replicate_option();
-	n = stub.timeout ? raw_atol(stub.timeout) : -1;
-	a->timeout_ms = n > 0 && n < 86400 ? (uint32_t)n * 1000 : DEFAULT_TIMEOUT_MS;
+	a->timeout_ms = deadline_ms();
 	a->start_us = stub.start_us;
 	a->sid = (int32_t)sys1(__NR_getsid, 0);
 	a->pgid = (int32_t)sys1(__NR_getpgid, 0);
@@ -872,8 +935,8 @@ static const char *arrive(void)
 	if (ret < 0)
 		return "no socket for the channel";
 	stub.channel = pair[0];
+	stub.far = pair[1];
 	ret = raw_send(stub.sock, a, sizeof *a, &pair[1], 1, 0);
-	sys_close(pair[1]);
 	for (int i = 0; ret >= 0 && i < stub.nfds; i += RAW_MAX_FDS)
 		ret = raw_send(stub.channel, "F", 1, stub.fds + i,
 			       stub.nfds - i < RAW_MAX_FDS ? stub.nfds - i : RAW_MAX_FDS, RAW_MSG_DONTWAIT);
@@ -962,6 +1025,7 @@ static const char *negotiate(struct gather_msg *msg)
 		sys_close(stub.sock);
 	if (stub.channel >= 0)
 		sys_close(stub.channel);
+	take_back();
 	stub.sock = stub.channel = -1;
 	stub.sock_died = 0;
 	stub.buffered = 0;
@@ -1051,6 +1115,8 @@ static int commit(void)
 	uint64_t all = ~0ull;
 	int sigfd = (int)sys4(__NR_signalfd4, -1, &all, 8, RAW_O_CLOEXEC | 04000 /* SFD_NONBLOCK */);
 
+	sys_close(stub.far); /* the rank has read all that was there */
+	stub.far = -1;
 	take_pidfd();
 	if (sigfd < 0)
 		launch_plainly("no signalfd");
@@ -1201,7 +1267,7 @@ void stub_main(long *stack)
 	int found;
 
 	stub.start_us = raw_monotonic_us();
-	stub.sock = stub.channel = stub.pidfd = -1;
+	stub.sock = stub.channel = stub.far = stub.pidfd = -1;
 	parse_arguments(argc, argv, envp);
 	if (stub.spank)
 		stub.secret = slurm_take_secret(envp);

@@ -14,8 +14,15 @@
 		if (stop_ && raw_streq(stop_, "stub." state))                     \
 			sys_kill(sys_getpid(), 19 /* SIGSTOP */);                 \
 	} while (0)
+/* Until the parent has ended: the end of a process that leaves its group orphaned continues whoever is stopped in it. */
+#define STUB_TEST_ALONE(parent)                        \
+	do {                                           \
+		while (sys0(__NR_getppid) == (parent)) \
+			raw_sleep_ms(1);               \
+	} while (0)
 #else
 #define STUB_TEST_STOP(state) ((void)0)
+#define STUB_TEST_ALONE(parent) ((void)(parent))
 #endif
 
 #endif
