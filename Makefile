@@ -47,8 +47,10 @@ test-all: packages-test native spank $(VENV) bytecode $(MPI_WHEELS) $(MPICH4_LIB
 test-matrix: packages-test native spank $(VENV) bytecode $(MPI_WHEELS) $(MPICH4_LIB) $(TRIXIE) $(GUEST) examples examples-wheels
 	$(PYTEST) -m "long and matrix" $(PYTEST_ARGS)
 
-# By hand, for hours: 10,000 launches, every tenth with a fault (SOAK_ARGS="--launches 1000" for fewer); then fuzz.
+# By hand, for hours: each fault in each state; 10,000 launches, every tenth with a fault (SOAK_ARGS="--launches 1000" for
+# fewer); then fuzz.
 hardening: packages-test native spank $(VENV) bytecode $(MPI_WHEELS)
+	$(PYTEST) -k test_every_state $(PYTEST_ARGS)
 	PYTHONPATH=tests .venv/bin/python -m support.soak $(SOAK_ARGS)
 	@$(MAKE) --no-print-directory fuzz
 

@@ -48,18 +48,6 @@ enum { ON_LISTENER, ON_SIGNAL, ON_PAIR, ON_CONTEXT, ON_MOVER };
 #define FIRST_SAMPLE_US 100000	    /* after it too: the first look at where the ranks' pages are */
 #define SECOND_SAMPLE_US 1000000    /* the second; from then on in doubling times */
 
-#ifdef PSPAWN_TEST
-static void test_stop(const char *state)
-{
-	const char *want = getenv("PSPAWN_TEST_STOP");
-
-	if (want && strncmp(want, "gather.", 7) == 0 && strcmp(want + 7, state) == 0)
-		raise(SIGSTOP);
-}
-#else
-#define test_stop(state) ((void)0)
-#endif
-
 static bool watch(struct gatherer *g, int fd, unsigned kind, unsigned index)
 {
 	struct epoll_event ev = {.events = EPOLLIN, .data.u64 = (uint64_t)kind << 32 | index};
@@ -386,7 +374,7 @@ static void accept_stubs(struct gatherer *g, int most)
 			return;
 		p = admit(g, sock);
 		if (p)
-			test_stop("accepted");
+			test_stop("gather", "accepted", g->npairs - 1);
 		if (p && !watch(g, sock, ON_PAIR, (unsigned)g->npairs - 1)) {
 			xclose(&p->sock); /* unheard it would wait for ever: now it execs */
 			pair_enter(p, PAIR_LOST, "no room to watch its connection");
@@ -662,6 +650,7 @@ static int new_context(struct gatherer *g, int pair, int domain)
 	} else if (!watch(g, c->c.sock, ON_CONTEXT, (unsigned)g->ncontexts)) {
 		fail_context(c, "no room to watch the proxy");
 	}
+	test_stop("gather", "starting", pair);
 	c->c.argc = (int)p->a.key.argc; /* of a script, what the kernel has made of it */
 	warm_look_up(g, c);		/* while the proxy starts */
 	free(argv);
@@ -1049,7 +1038,7 @@ static void close_collection(struct gatherer *g)
 		if (g->contexts[i]->nmembers == 0 && g->contexts[i]->state < CONTEXT_CALLED)
 			end_context(g->contexts[i], CONTEXT_CLOSED, "the ranks that it was begun for did not come");
 	g->phase = PHASE_CONTEXTS;
-	test_stop("collected");
+	test_stop("gather", "collected", g->npairs - 1);
 }
 
 /* Variables that constructors are known to read by walking environ, which cannot be seen (libgomp's env.c since GCC
@@ -1350,7 +1339,7 @@ static bool contexts_final(struct gatherer *g)
 		comes |= c->nmembers && is_busy(c) && c->state != CONTEXT_REPLICATING;
 	}
 	if (asked && !comes)
-		test_stop("replicating");
+		test_stop("gather", "replicating", g->npairs - 1);
 	return final;
 }
 
@@ -1526,8 +1515,9 @@ static void stream(struct gatherer *g)
 		for (int k = 0; k < g->npairs && n < RAW_MAX_FDS; k++)
 			if (certain_context(g, k) == i)
 				ready[n++] = k;
-		if (n && (c->state == CONTEXT_STREAMING || open_stream(g, c)))
-			stream_some(g, c, ready, n, MSG_DONTWAIT);
+		if (n && (c->state == CONTEXT_STREAMING || open_stream(g, c)) &&
+		    stream_some(g, c, ready, n, MSG_DONTWAIT) > 0)
+			test_stop("gather", "streamed", g->npairs - 1);
 	}
 }
 
@@ -1572,7 +1562,7 @@ static void make_vector_call(struct gatherer *g)
 	}
 	g->vector_calls += called;
 	g->phase = PHASE_SETTLE;
-	test_stop("called");
+	test_stop("gather", "called", g->npairs - 1);
 }
 
 void fail_slot(struct pspawn_result *result, enum pspawn_step step, int err)
@@ -1676,7 +1666,7 @@ static bool settle(struct gatherer *g)
 	if (!topology_settled(g))
 		return false;
 	say_trace(g); /* afterwards nobody listens */
-	test_stop("settled");
+	test_stop("gather", "settled", g->npairs - 1);
 	for (int i = 0; i < g->ncontexts; i++)
 		if (g->contexts[i]->arena.batch &&
 		    (g->contexts[i]->state == CONTEXT_CALLED || g->contexts[i]->state == CONTEXT_FAILED))
@@ -1685,7 +1675,7 @@ static bool settle(struct gatherer *g)
 		if (g->contexts[i]->arena.batch &&
 		    (g->contexts[i]->state == CONTEXT_CALLED || g->contexts[i]->state == CONTEXT_FAILED))
 			release_proxy(g, g->contexts[i]);
-	test_stop("prepared");
+	test_stop("gather", "prepared", g->npairs - 1);
 	return true;
 }
 
@@ -2194,7 +2184,7 @@ int main(int argc, char **argv)
 	/* where the stub could not put it there, this is some descriptor of the job's */
 	if (!is_listener(PSPAWN_LISTENER_FD))
 		return 1;
-	test_stop("started");
+	test_stop("gather", "started", 0);
 	g.by_engine = argc > 2 && strcmp(argv[2], PSPAWN_STARTED_BY_ENGINE) == 0;
 	if (start(&g) < 0 && !g.unfit[0])
 		return 1;
@@ -2202,7 +2192,7 @@ int main(int argc, char **argv)
 		refuse_all(&g);
 		return 1;
 	}
-	test_stop("watching");
+	test_stop("gather", "watching", 0);
 	g.mover.address = argc > 1 && *argv[1] ? argv[1] : NULL;
 	do {
 		int wait_ms = g.report_due_us	? RELEASE_GRACE_US / 1000

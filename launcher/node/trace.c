@@ -3,8 +3,10 @@
  *
  * docs/protocol.md has the same tables for people. One gatherer is one process: it has one trace.
  */
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "gather.h"
 #include "trace.h"
@@ -77,6 +79,22 @@ static bool refuse_change(bool is_context, int rank, int pid, const char *from, 
 	return false;
 }
 
+#if defined PSPAWN_TEST && !defined test_stop
+void test_stop(const char *machine, const char *state, int number)
+{
+	static bool has_stopped;
+	const char *want = getenv("PSPAWN_TEST_STOP");
+	char name[64];
+	size_t len = (size_t)snprintf(name, sizeof name, "%s.%s", machine, state);
+
+	if (has_stopped || !want || strncmp(want, name, len) != 0 || (want[len] != 0 && want[len] != ':') ||
+	    (want[len] && number < atoi(want + len + 1)))
+		return;
+	has_stopped = true;
+	raise(SIGSTOP);
+}
+#endif
+
 bool pair_enter(struct pair *p, enum pair_state to, const char *why)
 {
 	int rank = p->blob ? p->a.rank : -1;
@@ -85,6 +103,7 @@ bool pair_enter(struct pair *p, enum pair_state to, const char *why)
 		return refuse_change(false, rank, p->stub_pid, pair_names[p->state], pair_names[to], why);
 	note(false, rank, p->stub_pid, pair_names[p->state], pair_names[to], why);
 	p->state = to;
+	test_stop("pair", pair_names[to], rank);
 	return true;
 }
 
@@ -94,6 +113,7 @@ bool context_enter(struct context *c, enum context_state to, const char *why)
 		return refuse_change(true, -1, c->c.serving, context_names[c->state], context_names[to], why);
 	note(true, -1, c->c.serving, context_names[c->state], context_names[to], why);
 	c->state = to;
+	test_stop("context", context_names[to], c->model);
 	return true;
 }
 

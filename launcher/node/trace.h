@@ -28,4 +28,15 @@ unsigned trace_count(void);
 uint64_t trace_lost(void);
 const struct trace_entry *trace_at(uint64_t i);
 
+/*
+ * In builds with -DPSPAWN_TEST only: stops this process, once, in the state that PSPAWN_TEST_STOP=MACHINE.STATE:NUMBER
+ * names. Without a number it is the first entry; with one, that of the first pair (context: of the first whose model is)
+ * of at least this number, so of a later generation. Machines: pair, context, and gather for points between states.
+ */
+#ifdef PSPAWN_TEST
+void test_stop(const char *machine, const char *state, int number);
+#else
+#define test_stop(machine, state, number) ((void)0)
+#endif
+
 #endif

@@ -8,6 +8,7 @@
 //   once FILE           appends "<rank> <pid>\n" to FILE; nothing else
 //   wait FILE           the same, then waits for its end
 //   linger FILE MS      the same, then stays for so long
+//   until FILE END      the same, then stays until there is a file END, for a minute at most
 //   cat                 rank 0 copies standard input to standard output
 //   take BYTES           rank 0 copies so much, without waiting for the end of file
 //   flood BYTES         this many bytes to standard output, in lines that name rank and number
@@ -131,7 +132,7 @@ int main(int argc, char **argv)
 	pspawn_point();
 #endif
 	// An inherited record, written before anything else: what stands there has started.
-	if (argc > 2 && strstr("once wait linger stop leave", argv[1])) {
+	if (argc > 2 && strstr("once wait linger until stop leave", argv[1])) {
 		static const char *const ranks[] = {"OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID",
 						    NULL};
 		rank = from_environment(ranks, 0);
@@ -173,6 +174,9 @@ int main(int argc, char **argv)
 		wait_for_the_end();
 	} else if (!strcmp(habit, "linger")) {
 		nanosleep(&(struct timespec){atoi(argv[3]) / 1000, atoi(argv[3]) % 1000 * 1000000L}, NULL);
+	} else if (!strcmp(habit, "until")) {
+		for (int k = 0; k < 6000 && access(argv[3], F_OK) < 0; k++)
+			nanosleep(&(struct timespec){0, 10 * 1000000L}, NULL);
 	} else if (!strcmp(habit, "stop")) {
 		signal(SIGTERM, on_term);
 		wait_for_the_end();

@@ -62,6 +62,8 @@ def mark_what_is_left_out(items: Sequence[pytest.Item]) -> None:
         if hasattr(item, "callspec"):
             products[item.nodeid.partition("[")[0]].append(item)
     for product in products.values():
+        if any(item.get_closest_marker("matrix") for item in product):
+            continue  # it has chosen for itself
         long = [item for item in product if item.get_closest_marker("long")]
         if len(long) < LEAST:
             continue
