@@ -128,6 +128,7 @@ BUILDS = {
     "no-pie-lto": ["-O2", "-flto", "-fno-pie", "-no-pie"],
     "now": ["-fPIE", "-pie", "-Wl,-z,now"],
     "no-plt": ["-fno-plt", "-fPIE", "-pie"],
+    "fast": ["-O3", "-fPIE", "-pie"],
 }
 
 

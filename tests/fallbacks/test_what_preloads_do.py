@@ -113,7 +113,8 @@ def test_one_that_crashes_leaves_no_core(one_launcher: Launcher) -> None:
     bad = habit(one_launcher, "CRASH")
     limit = ["sh", "-c", 'ulimit -c 4096; exec "$@"', "sh"]
     pspawn = Pspawn("warm", options=(f"--pspawn-preload={bad}",))
-    app = [sys.executable, "-c", "import resource; print(resource.getrlimit(resource.RLIMIT_CORE)[0])"]
+    asks = "import os, resource as r; os.write(1, b'%d\\n' % r.getrlimit(r.RLIMIT_CORE)[0])"
+    app = [sys.executable, "-c", asks]
     run = one_launcher.run(app, 2, before=limit, pspawn=pspawn)
     assert_forked(run.report, 2, "warm")
     assert [d["name"] for context in contexts(run) for d in context["dropped"]] == [bad] * len(contexts(run))

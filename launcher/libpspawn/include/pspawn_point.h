@@ -33,9 +33,11 @@ extern "C" {
  */
 static inline int pspawn_point(void)
 {
+	/* clang -O2 would call it once: nothing that getenv reads has changed in between */
+	char *(*volatile again)(const char *) = getenv;
 	const char *here = getenv("PSPAWN_POINT");
 
-	return here && here != getenv("PSPAWN_POINT"); /* a variable of that name says the same twice */
+	return here && here != again("PSPAWN_POINT"); /* a variable of that name says the same twice */
 }
 
 #ifdef __cplusplus
