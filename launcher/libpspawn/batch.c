@@ -95,8 +95,8 @@ static size_t used_bytes(const uint8_t *mask, size_t size)
 	return (size + 7) & ~(size_t)7;
 }
 
-void pspawn_slot_settings(struct pspawn_arena *arena, const struct pspawn_context *ctx, struct pspawn_slot *slot,
-			  const struct pspawn_settings *want)
+void pspawn_slot_differences(const struct pspawn_context *ctx, struct pspawn_slot *slot,
+			     const struct pspawn_settings *want)
 {
 	const struct pspawn_settings *base = &ctx->base;
 
@@ -116,8 +116,15 @@ void pspawn_slot_settings(struct pspawn_arena *arena, const struct pspawn_contex
 		     (want->oom_score_adj != base->oom_score_adj ? PSPAWN_SET_OOM : 0) |
 		     (want->corefilter != base->corefilter ? PSPAWN_SET_COREFILTER : 0) |
 		     (want->timerslack_ns != base->timerslack_ns ? PSPAWN_SET_TIMERSLACK : 0) |
-		     (arena->moves || memcmp(want->cpus, ctx->cpus, sizeof want->cpus) != 0 ? PSPAWN_SET_CPUS : 0) |
+		     (memcmp(want->cpus, ctx->cpus, sizeof want->cpus) != 0 ? PSPAWN_SET_CPUS : 0) |
 		     (proxy_policy_differs(ctx, want) ? PSPAWN_SET_MEMPOLICY : 0);
+}
+
+void pspawn_slot_settings(struct pspawn_arena *arena, const struct pspawn_context *ctx, struct pspawn_slot *slot,
+			  const struct pspawn_settings *want)
+{
+	pspawn_slot_differences(ctx, slot, want);
+	slot->set |= arena->moves ? PSPAWN_SET_CPUS : 0;
 	slot->want = put_once(arena, want, offsetof(struct pspawn_settings, cpus), &arena->last_want,
 			      &arena->last_want_bytes);
 	if (slot->set & PSPAWN_SET_CPUS) {

@@ -108,7 +108,11 @@ void pspawn_arena_close(struct pspawn_arena *arena);
 /* Have two masks of PSPAWN_CPU_BYTES a CPU in common? */
 bool pspawn_masks_meet(const uint8_t *a, const uint8_t *b);
 
-/* What of `want` differs from the proxy, into slot->set and its companions; `slot` is one of the arena's. */
+/* What of `want` differs from the proxy, into slot->set and its companions, and nothing into the arena. */
+void pspawn_slot_differences(const struct pspawn_context *ctx, struct pspawn_slot *slot,
+			     const struct pspawn_settings *want);
+
+/* The same, with what is to be set; `slot` is one of the arena's. */
 void pspawn_slot_settings(struct pspawn_arena *arena, const struct pspawn_context *ctx, struct pspawn_slot *slot,
 			  const struct pspawn_settings *want);
 

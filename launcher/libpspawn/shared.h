@@ -171,6 +171,12 @@ struct pspawn_result {
 	int64_t forked_us, released_us, entered_us; /* CLOCK_MONOTONIC */
 };
 
+/* What is not in all ranks of a climb as it is in the proxy, so that its answer would be wrong for some. */
+struct pspawn_unlike {
+	uint32_t set, rlimits;	   /* bits of enum pspawn_set; bit resource */
+	uint64_t signals, sigmask; /* ignored or not, blocked or not; bit (signal - 1) */
+};
+
 struct pspawn_batch {
 	uint32_t magic, seq, nslots, gate;
 	uint64_t size;
@@ -192,8 +198,9 @@ struct pspawn_batch {
 	/* CLIMB: what to load on the way, each terminated; see enum pspawn_preload */
 	uint64_t preloads;
 	uint64_t preloads_bytes;
-	uint32_t masks_differ; /* CLIMB: the ranks' CPU masks: enum pspawn_masks */
-	uint32_t interpreter;  /* CLIMB: the program is a Python interpreter, and not one that has another inside */
+	struct pspawn_unlike unlike; /* CLIMB */
+	uint32_t masks_differ;	     /* CLIMB: the ranks' CPU masks: enum pspawn_masks */
+	uint32_t interpreter; /* CLIMB: the program is a Python interpreter, and not one that has another inside */
 	/* CLIMB: the preload at work, as in the list but perhaps cut; empty: none. The climber writes, and may die of it. */
 	char at_work[PSPAWN_PRELOAD_LEN];
 	struct pspawn_result results[];

@@ -1187,6 +1187,26 @@ static enum pspawn_masks compare_masks(const struct gatherer *g, const struct co
 	return how;
 }
 
+static struct pspawn_unlike compare_settings(const struct gatherer *g, const struct context *c)
+{
+	const struct pspawn_settings *first = &g->pairs[c->members[0]]->a.settings;
+	struct pspawn_unlike unlike = {0};
+
+	for (int m = 0; m < c->nmembers; m++) {
+		const struct pspawn_settings *its = &g->pairs[c->members[m]]->a.settings;
+		struct pspawn_slot slot = {0};
+
+		pspawn_slot_differences(&c->c, &slot, its);
+		unlike.set |= slot.set;
+		unlike.rlimits |= slot.rlimit_set;
+		if (memcmp(&its->rlimits[RLIMIT_NOFILE], &c->c.base.rlimits[RLIMIT_NOFILE], sizeof *its->rlimits) != 0)
+			unlike.rlimits |= 1u << RLIMIT_NOFILE;
+		unlike.signals |= slot.signals_ignore | slot.signals_default;
+		unlike.sigmask |= its->sigmask ^ first->sigmask; /* the climber says that it has the first's */
+	}
+	return unlike;
+}
+
 static void climb(struct gatherer *g, struct context *c, int fork_point)
 {
 	/* the strings of the pair that the proxy was made like, whose shape it has; the CPUs of one of its ranks */
@@ -1210,6 +1230,7 @@ static void climb(struct gatherer *g, struct context *c, int fork_point)
 		arena.batch->preloads = pspawn_arena_put(&arena, preloads, preloads_bytes);
 		arena.batch->preloads_bytes = preloads_bytes;
 		arena.batch->masks_differ = compare_masks(g, c);
+		arena.batch->unlike = compare_settings(g, c);
 		arena.batch->interpreter = first.python;
 		snprintf(reason, sizeof reason, "to %s", pspawn_fork_point_name(fork_point));
 		context_enter(c, CONTEXT_CLIMBING, reason);

@@ -89,6 +89,12 @@ static void forbid_core(void)
 	sys_prlimit(RLIMIT_CORE, &none, NULL);
 }
 
+void pspawn_show_core_limit(struct raw_rlimit *shown)
+{
+	if (core_limit.cur > NO_CORE && shown->cur == NO_CORE && shown->max == core_limit.max)
+		*shown = core_limit;
+}
+
 /* Unless the program itself has set another one meanwhile. */
 static void allow_core(void)
 {

@@ -49,6 +49,8 @@ static int (*next_sched_getaffinity)(pid_t, size_t, cpu_set_t *);
 static int (*next_pthread_getaffinity_np)(pthread_t, size_t, cpu_set_t *);
 static long (*next_sysconf)(int);
 static int (*next_get_nprocs)(void);
+static int (*next_sched_getcpu)(void);
+static int (*next_getcpu)(unsigned *, unsigned *);
 static ssize_t (*next_getrandom)(void *, size_t, unsigned);
 static int (*next_getentropy)(void *, size_t);
 static void (*next_exit)(int) __attribute__((noreturn));
@@ -71,6 +73,8 @@ void pspawn_resolve_interposed(void)
 	next_pthread_getaffinity_np = next("pthread_getaffinity_np");
 	next_sysconf = next("sysconf");
 	next_get_nprocs = next("get_nprocs");
+	next_sched_getcpu = next("sched_getcpu");
+	next_getcpu = next("getcpu");
 	next_getrandom = next("getrandom");
 	next_getentropy = next("getentropy");
 	next_exit = (__typeof__(next_exit))next("exit");
@@ -363,14 +367,28 @@ static void note_cpus(const void *caller)
 
 PSPAWN_API int sched_getaffinity(pid_t pid, size_t size, cpu_set_t *set)
 {
+	int failed;
+
+	if (!pspawn_recording)
+		return next_sched_getaffinity(pid, size, set);
 	note_cpus(__builtin_return_address(0));
-	return next_sched_getaffinity(pid, size, set);
+	pspawn_is_noted++;
+	failed = next_sched_getaffinity(pid, size, set);
+	pspawn_is_noted--;
+	return failed;
 }
 
 PSPAWN_API int pthread_getaffinity_np(pthread_t thread, size_t size, cpu_set_t *set)
 {
+	int failed;
+
+	if (!pspawn_recording)
+		return next_pthread_getaffinity_np(thread, size, set);
 	note_cpus(__builtin_return_address(0));
-	return next_pthread_getaffinity_np(thread, size, set);
+	pspawn_is_noted++;
+	failed = next_pthread_getaffinity_np(thread, size, set);
+	pspawn_is_noted--;
+	return failed;
 }
 
 PSPAWN_API long sysconf(int name)
@@ -384,6 +402,20 @@ PSPAWN_API int get_nprocs(void)
 {
 	note(ASKED_CPU_COUNT);
 	return next_get_nprocs();
+}
+
+/* These ask no system call: the kernel keeps the answer in memory of the process. */
+PSPAWN_API int sched_getcpu(void)
+{
+	note_cpus(__builtin_return_address(0));
+	return next_sched_getcpu();
+}
+
+PSPAWN_API int getcpu(unsigned *cpu, unsigned *node)
+{
+	note_cpus(__builtin_return_address(0));
+	return next_getcpu ? next_getcpu(cpu, node)
+			   : (int)syscall(__NR_getcpu, cpu, node, NULL); /* glibc before 2.29 */
 }
 
 static void note_random(const void *caller)

@@ -14,12 +14,15 @@
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/random.h>
+#include <sys/resource.h>
+#include <sys/select.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -76,11 +79,13 @@ struct kernel_action { /* struct sigaction as rt_sigaction(2) has it */
 
 static struct kernel_action action_before;
 static int is_on, was_sigsys_blocked;
-static uint64_t rank_mask;	      /* as the program sees it */
-static const uintptr_t *caller_stack; /* of the call that is judged */
-static const char *asked_id;	      /* since the last preload ended */
-static uint8_t own_fds[OWN_FDS / 8];  /* opened during this climb */
-static uint8_t made_fds[OWN_FDS / 8]; /* these, and copies that it made of others */
+static uint64_t rank_mask;		/* as the program sees it */
+static const uintptr_t *caller_stack;	/* of the call that is judged */
+static const char *asked_id;		/* since the last preload ended */
+static uint32_t proc_major, proc_minor; /* the device of /proc; 0: it is not known */
+static const uint8_t *caller_code;	/* behind its instruction */
+static uint8_t own_fds[OWN_FDS / 8];	/* opened during this climb */
+static uint8_t made_fds[OWN_FDS / 8];	/* these, and copies that it made of others */
 
 /* ---- descriptors and paths ---- */
 
@@ -218,19 +223,58 @@ static int tells_of_process(const char *path)
 	return 1;
 }
 
-static const char *look_at_path(const char *path, const char **detail)
+/* What the name of a file says of what is in it. */
+static const char *look_at_name(const char *path)
 {
-	if (path && raw_streq(path, "/proc/sys/kernel/random/uuid")) {
-		*detail = path;
+	if (raw_streq(path, "/proc/sys/kernel/random/uuid"))
 		return "asked for random numbers: ";
-	}
-	if (!path || !tells_of_process(path))
+	return tells_of_process(path) ? "asked who it is: " : NULL;
+}
+
+/* The kernel's name of what is open there, shorter than `size`. */
+static void read_name(long fd, char *target, size_t size)
+{
+	char link[32] = "/proc/self/fd/";
+	struct raw_text t = {link, sizeof link, sizeof "/proc/self/fd/" - 1};
+
+	raw_zero(target, size);
+	raw_put_num(&t, fd);
+	sys4(__NR_readlinkat, AT_FDCWD, link, target, size - 1);
+}
+
+/* The same of a file of /proc that is open, whatever it was called. */
+static const char *look_at_open(long fd)
+{
+	static char target[128]; /* a reason's detail */
+	uint64_t fs[16] = {0};	 /* struct statfs: 120 bytes */
+
+	if (sys2(__NR_fstatfs, fd, fs) < 0 || fs[0] != PROC_MAGIC)
 		return NULL;
-	/* its CPUs and memory nodes, which libnuma.c renews in each rank */
-	if (raw_streq(path, "/proc/self/status") && is_called_by("libnuma"))
-		return NULL;
+	read_name(fd, target, sizeof target);
+	/* mounted elsewhere its names are not known */
+	return raw_streq(target, "/proc") || raw_starts(target, "/proc/") ? look_at_name(target) : "asked who it is: ";
+}
+
+/* A path may lead anywhere, by links, by ".." and from whatever directory: what lies in /proc is looked at where it is. */
+static const char *look_at_path(long dir, const char *path, long flags, const char **detail)
+{
+	long follow = flags & AT_SYMLINK_NOFOLLOW, fd;
+	const char *why = path ? look_at_name(path) : NULL;
+	struct statx st;
+
 	*detail = path;
-	return "asked who it is: ";
+	/* its CPUs and memory nodes, which libnuma.c renews in each rank */
+	if (!path || (raw_streq(path, "/proc/self/status") && is_called_by("libnuma")))
+		return NULL;
+	if (why || !*path || sys5(__NR_statx, dir, path, follow | AT_NO_AUTOMOUNT, STATX_TYPE, &st) < 0 ||
+	    st.stx_dev_major != proc_major || st.stx_dev_minor != proc_minor)
+		return why;
+	fd = sys4(__NR_openat, dir, path, O_PATH | O_CLOEXEC | (follow ? O_NOFOLLOW : 0), 0);
+	if (fd < 0)
+		return NULL;
+	why = look_at_open(fd);
+	sys_close((int)fd);
+	return why;
 }
 
 static int is_harmless_device(const struct statx *st)
@@ -264,7 +308,7 @@ static const char *judge_open(long dir, const char *path, long flags, const char
 		return is_bytecode(path) ? NULL : "opened a file for writing: ";
 	if (known && type != S_IFREG && type != S_IFDIR && type != S_IFLNK)
 		return "opened a device, pipe or socket: ";
-	return look_at_path(path, detail);
+	return look_at_path(dir, path, flags & O_NOFOLLOW ? AT_SYMLINK_NOFOLLOW : 0, detail);
 }
 
 /* ---- what is judged by its number alone ---- */
@@ -283,13 +327,9 @@ static const uint16_t harmless[] = {
 	__NR_sched_yield,
 	__NR_nanosleep,
 	__NR_clock_nanosleep,
-	__NR_poll,
-	__NR_select,
 	__NR_epoll_wait,
-	__NR_epoll_ctl,
 	__NR_uname,
 	__NR_getcwd,
-	__NR_getrlimit,
 	__NR_sysinfo,
 	__NR_getuid,
 	__NR_getgid,
@@ -303,23 +343,16 @@ static const uint16_t harmless[] = {
 	__NR_sigaltstack,
 	__NR_statfs,
 	__NR_fstatfs,
-	__NR_getpriority,
-	__NR_sched_getparam,
-	__NR_sched_getscheduler,
 	__NR_sched_get_priority_max,
 	__NR_sched_get_priority_min,
 	__NR_arch_prctl,
 	__NR_time,
 	__NR_futex,
-	__NR_sched_getaffinity,
-
 	__NR_fadvise64,
 	__NR_clock_getres,
-	__NR_get_mempolicy,
 	__NR_mbind,
 	__NR_set_robust_list,
 	__NR_get_robust_list,
-	__NR_getcpu,
 	__NR_membarrier,
 	334 /* rseq */,
 	__NR_gettimeofday,
@@ -343,9 +376,6 @@ static const uint16_t harmless[] = {
 	__NR_getitimer,
 	__NR_fsync,
 	__NR_fdatasync,
-	__NR_rt_sigaction,
-	315 /* sched_getattr */,
-	__NR_umask,
 	__NR_set_mempolicy,
 	__NR_pause,
 	__NR_restart_syscall,
@@ -527,23 +557,32 @@ static const char *judge_stream(long fd)
 	return text[fd];
 }
 
+/* It was never opened here, so a rank has something else there, or nothing. */
+static const char *judge_look(long fd)
+{
+	if (fd < 0 || is_in_set(made_fds, fd) || !is_others_code())
+		return NULL;
+	return is_standard(fd) ? judge_stream(fd) : "looked at a descriptor that was open before";
+}
+
 /* fstat(2) and its successors: an empty path is the descriptor itself. */
-static const char *judge_stat(long dir, const char *path, const char **detail)
+static const char *judge_stat(long dir, const char *path, long flags, const char **detail)
 {
 	if (!path || !*path)
-		return judge_stream(dir);
-	return look_at_path(path, detail);
+		return judge_look(dir);
+	return look_at_path(dir, path, flags, detail);
 }
 
 static const char *judge_fcntl(long fd, long command)
 {
 	switch (command) {
 	case F_GETFD:
-	case F_SETFD:
 	case F_GETFL:
 	case F_DUPFD:
 	case F_DUPFD_CLOEXEC:
 	case F_GET_SEALS:
+		return judge_look(fd);
+	case F_SETFD:
 		return NULL;
 	case F_SETFL:
 	case F_ADD_SEALS:
@@ -590,6 +629,86 @@ static const char *judge_prctl(long option)
 	return "changed a setting of its process (prctl)";
 }
 
+/* ---- what the ranks of this climb do not have alike ---- */
+
+static const struct pspawn_unlike *unlike(void)
+{
+	static const struct pspawn_unlike nothing;
+
+	return pspawn_proxy.batch && is_others_code() ? &pspawn_proxy.batch->unlike : &nothing;
+}
+
+static const char *not_alike(const char *what)
+{
+	static char text[100];
+	struct raw_text t = {text, sizeof text, 0};
+
+	text[0] = 0;
+	raw_put(&t, "asked for ");
+	raw_put(&t, what);
+	raw_put(&t, ", which not all ranks have as their proxy has it");
+	return text;
+}
+
+static const char *judge_unlike(uint32_t set, const char *what)
+{
+	return unlike()->set & set ? not_alike(what) : NULL;
+}
+
+static const char *judge_limit(long resource)
+{
+	return resource >= 0 && resource < PSPAWN_RLIMITS && unlike()->rlimits >> resource & 1
+		       ? not_alike("a resource limit")
+		       : NULL;
+}
+
+static const char *judge_signals(const uint64_t *differ, uint64_t asked, const char *what)
+{
+	return *differ & asked ? not_alike(what) : NULL;
+}
+
+/* Is this call of libc's own, and not its syscall(2)? */
+static int is_of_libc(void)
+{
+	Dl_info info;
+
+	return dladdr(caller_code, &info) && info.dli_fname && raw_starts(base_of(info.dli_fname), "libc.so") &&
+	       !(info.dli_sname && raw_streq(info.dli_sname, "syscall"));
+}
+
+/* By a system call of its own: what libc itself asks for it counts (get_nprocs), and its callers are known (interpose.c). */
+static void note_cpus(long number)
+{
+	if (!pspawn_is_noted && is_others_code() && !is_called_by("libnuma") &&
+	    (number == __NR_getcpu || !is_of_libc()))
+		pspawn_asked |= ASKED_CPUS;
+}
+
+/* What is readable or writable there differs between a proxy and its ranks. */
+static const char *judge_wait(long fd)
+{
+	return fd >= 0 && !is_in_set(made_fds, fd) && is_others_code() ? "waited for a descriptor that was open before"
+								       : NULL;
+}
+
+static const char *judge_poll(const struct pollfd *fds, unsigned long n)
+{
+	const char *why = NULL;
+
+	for (unsigned long i = 0; fds && i < n && i < OWN_FDS && !why; i++)
+		why = judge_wait(fds[i].fd);
+	return why;
+}
+
+static const char *judge_select(long n, const long *sets)
+{
+	for (long fd = 0; fd < n && fd < FD_SETSIZE; fd++)
+		for (int i = 0; i < 3; i++)
+			if (sets[i] && FD_ISSET(fd, (const fd_set *)sets[i]) && judge_wait(fd))
+				return judge_wait(fd);
+	return NULL;
+}
+
 /* glibc's malloc asks for 8 bytes once, to tell its own freed memory from others' (tcache_key_initialize in malloc.c);
  * Python 3.13's allocator in the same way for its cookies (mimalloc's _mi_prim_random_buf). */
 static const char *judge_random(long len, long flags)
@@ -597,7 +716,8 @@ static const char *judge_random(long len, long flags)
 	const struct proxy *p = &pspawn_proxy;
 
 	if (pspawn_is_noted ||
-	    (flags == GRND_NONBLOCK && (len == 8 || (p->batch && p->batch->interpreter && p->target == PSPAWN_MAIN))))
+	    (flags == GRND_NONBLOCK &&
+	     ((len == 8 && is_of_libc()) || (p->batch && p->batch->interpreter && p->target == PSPAWN_MAIN))))
 		return NULL;
 	return is_others_code() ? "asked for random numbers by a system call of its own" : NULL;
 }
@@ -695,7 +815,7 @@ static const char *judge_call(long number, const long *a, const char **detail)
 		*detail = a[1] == 0 ? "0" : a[1] == 1 ? "1" : a[1] == 2 ? "2" : "above 2";
 		return "redirected descriptor ";
 	case __NR_dup:
-		return NULL;
+		return judge_look((int)a[0]);
 	case __NR_pipe:
 	case __NR_pipe2:
 		return NULL;
@@ -706,19 +826,23 @@ static const char *judge_call(long number, const long *a, const char **detail)
 		return judge_connect((const struct sockaddr_un *)a[1], a[2]);
 	case __NR_lseek:
 	case __NR_fstat:
-		return judge_stream((int)a[0]);
+		return judge_look((int)a[0]);
 	case __NR_newfstatat:
+		return judge_stat((int)a[0], (const char *)a[1], a[3], detail);
 	case __NR_statx:
-		return judge_stat((int)a[0], (const char *)a[1], detail);
+		return judge_stat((int)a[0], (const char *)a[1], a[2], detail);
 	case __NR_stat:
-	case __NR_lstat:
 	case __NR_access:
+		return look_at_path(AT_FDCWD, (const char *)a[0], 0, detail);
+	case __NR_lstat:
 	case __NR_readlink:
-		return look_at_path((const char *)a[0], detail);
+		return look_at_path(AT_FDCWD, (const char *)a[0], AT_SYMLINK_NOFOLLOW, detail);
 	case __NR_readlinkat:
+		return look_at_path((int)a[0], (const char *)a[1], AT_SYMLINK_NOFOLLOW, detail);
 	case __NR_faccessat:
+		return look_at_path((int)a[0], (const char *)a[1], 0, detail);
 	case 439 /* faccessat2 */:
-		return look_at_path((const char *)a[1], detail);
+		return look_at_path((int)a[0], (const char *)a[1], a[3], detail);
 	case __NR_utimensat:
 		*detail = (const char *)a[1];
 		return *detail && is_bytecode(*detail) ? NULL : "changed a file's times: ";
@@ -729,12 +853,40 @@ static const char *judge_call(long number, const long *a, const char **detail)
 	case __NR_prctl:
 		return judge_prctl(a[0]);
 	case __NR_prlimit64:
-		return a[2] ? "changed a resource limit" : NULL;
+		return a[2] ? "changed a resource limit" : judge_limit(a[1]);
+	case __NR_getrlimit:
+		return judge_limit(a[0]);
+	case __NR_getpriority:
+		return judge_unlike(PSPAWN_SET_NICE, "its niceness");
+	case __NR_sched_getparam:
+	case __NR_sched_getscheduler:
+		return judge_unlike(PSPAWN_SET_SCHED, "its scheduling policy");
+	case 315 /* sched_getattr */:
+		return judge_unlike(PSPAWN_SET_SCHED | PSPAWN_SET_NICE, "its scheduling policy");
+	case __NR_umask:
+		return judge_unlike(PSPAWN_SET_UMASK, "its umask");
+	case __NR_get_mempolicy:
+		return is_called_by("libnuma") ? NULL : judge_unlike(PSPAWN_SET_MEMPOLICY, "its memory policy");
+	case __NR_rt_sigaction:
+		return judge_signals(&unlike()->signals, 1ull << ((a[0] - 1) & 63), "how a signal is handled");
+	case __NR_sched_getaffinity:
+	case __NR_getcpu:
+		note_cpus(number);
+		return NULL;
+	case __NR_poll:
 	case __NR_ppoll:
+		if (number == __NR_ppoll && a[3])
+			return "waited for a signal";
+		return judge_poll((const struct pollfd *)a[0], (unsigned long)a[1]);
 	case __NR_epoll_pwait:
-		return a[number == __NR_ppoll ? 3 : 4] ? "waited for a signal" : NULL;
+		return a[4] ? "waited for a signal" : NULL;
+	case __NR_epoll_ctl:
+		return judge_wait(a[2]);
+	case __NR_select:
 	case __NR_pselect6:
-		return a[5] && *(const long *)a[5] ? "waited for a signal" : NULL;
+		if (number == __NR_pselect6 && a[5] && *(const long *)a[5])
+			return "waited for a signal";
+		return judge_select(a[0], a + 1);
 	case __NR_getrandom:
 		return judge_random(a[1], a[2]);
 	case __NR_getpid:
@@ -825,19 +977,15 @@ static long set_action(const struct kernel_action *action, struct kernel_action 
 	return 0;
 }
 
-/* A path may lead anywhere, by links and from whatever directory: what it has led to is known when it is open. */
+/* Once more, of what it has led to: another may have changed the path meanwhile. */
 static void check_opened(long number, long fd)
 {
-	uint64_t fs[16] = {0}; /* struct statfs: 120 bytes */
-	char own[32] = "/proc/self/fd/", target[128] = "";
-	struct raw_text t = {own, sizeof own, sizeof "/proc/self/fd/" - 1};
+	const char *why = look_at_open(fd);
+	char target[128];
 
-	if (sys2(__NR_fstatfs, fd, fs) < 0 || fs[0] != PROC_MAGIC)
-		return;
-	raw_put_num(&t, fd);
-	sys4(__NR_readlinkat, AT_FDCWD, own, target, sizeof target - 1);
-	if (tells_of_process(target) && !(strstr(target, "/status") && is_called_by("libnuma")))
-		end_climb(number, "asked who it is: ", target);
+	read_name(fd, target, sizeof target);
+	if (why && !(strstr(target, "/status") && is_called_by("libnuma")))
+		end_climb(number, why, target);
 }
 
 static void note_descriptors(long number, const long *a, long ret)
@@ -888,6 +1036,7 @@ static void judge(int sig, siginfo_t *info, void *context)
 
 	(void)sig;
 	caller_stack = (const uintptr_t *)r[REG_RSP];
+	caller_code = (const uint8_t *)r[REG_RIP];
 	if (info->si_arch != AUDIT_ARCH_X86_64)
 		end_climb(number, "made a system call of another architecture", NULL);
 	if (number == __NR_rt_sigreturn) { /* the stack pointer is at its frame */
@@ -895,6 +1044,9 @@ static void judge(int sig, siginfo_t *info, void *context)
 		return;
 	}
 	if (number == __NR_rt_sigprocmask) {
+		why = a[2] ? judge_signals(&unlike()->sigmask, ~0ull, "its signal mask") : NULL;
+		if (why)
+			end_climb(number, why, NULL);
 		r[REG_RAX] = set_mask(u, a);
 		return;
 	}
@@ -917,6 +1069,10 @@ static void judge(int sig, siginfo_t *info, void *context)
 		raw_copy(&u->uc_stack, (const void *)a[0], sizeof u->uc_stack);
 	if (ret >= 0)
 		note_descriptors(number, a, ret);
+	if (ret >= 0 && number == __NR_getrlimit && a[0] == RLIMIT_CORE)
+		pspawn_show_core_limit((struct raw_rlimit *)a[1]);
+	if (ret >= 0 && number == __NR_prlimit64 && a[1] == RLIMIT_CORE && a[3])
+		pspawn_show_core_limit((struct raw_rlimit *)a[3]);
 	r[REG_RAX] = ret;
 }
 
@@ -936,9 +1092,15 @@ static void start(void)
 
 void pspawn_begin_judging(void)
 {
+	struct statx st;
+
 	raw_zero(own_fds, sizeof own_fds);
 	raw_zero(made_fds, sizeof made_fds);
 	asked_id = NULL;
+	if (!proc_major && !proc_minor && sys5(__NR_statx, AT_FDCWD, "/proc", 0, STATX_TYPE, &st) == 0) {
+		proc_major = st.stx_dev_major;
+		proc_minor = st.stx_dev_minor;
+	}
 	rank_mask = pspawn_slot(pspawn_proxy.batch, 0)->sigmask;
 	start();
 }

@@ -137,6 +137,9 @@ HIDDEN const char *pspawn_asked_id(void);
 /* judge.c: interpose.c has noted what is asked for now, and judges it by what becomes of it. */
 extern int pspawn_is_noted HIDDEN;
 
+/* While a climber may dump no core: as the limit is without that. */
+HIDDEN void pspawn_show_core_limit(struct raw_rlimit *shown);
+
 /* check.c: each writes a reason and returns -1 if this process must not be forked from. */
 HIDDEN int pspawn_check_preinit(struct raw_text *reason);
 HIDDEN void pspawn_check_before_climb(void);
