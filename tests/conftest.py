@@ -23,7 +23,7 @@ from support import sanitized as sanitizers
 from support.build import TOP, Builder
 from support.mpi import MPIS, STUB, Launcher
 
-pytest_plugins = ("support.guest_plugin", "support.lanes")
+pytest_plugins = ("support.lanes", "support.guest_plugin")
 MARKERS = {
     "long": "takes long or changes the whole machine; left to `make test-all`",
     "kills": "kills an engine, which may leave its own shared memory behind; ours may not stay",

@@ -100,6 +100,18 @@ def test_on_path_the_first_but_ourselves(path_with, tmp_path: Path) -> None:  # 
     assert detect.find() == Mpirun(str(other / "mpirun"), "mpirun")
 
 
+def test_a_trampoline_is_known_without_a_command_of_ours(path_with, tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    ours, other = tmp_path / "ours", tmp_path / "other"
+    for directory in (ours, other):
+        directory.mkdir()
+    write_script(ours / "mpirun", "# pspawn-trampoline")
+    write_script(other / "mpirun", "")
+    path_with(ours, other)
+    for argv in ([], [""], ["-c"]):
+        monkeypatch.setattr("sys.argv", argv)
+        assert detect.find().path == str(other / "mpirun"), argv
+
+
 def test_mpiexec_where_there_is_no_mpirun(path_with, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     write_script(tmp_path / "mpiexec", "")
     path_with(tmp_path)

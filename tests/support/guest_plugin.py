@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from support import lanes
 from support.build import TESTS
 from support.guest import BOOT_SECONDS, MACHINES, SHARED, Guest, Machine, missing
 
@@ -116,7 +117,7 @@ class Run:
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", __name__]
         command += [f"--rootdir={config.rootpath}"]
         command += [f"--reruns={config.option.reruns or 0}", *(item.nodeid for item in items)]
-        dropped = ("PYTEST_CURRENT_TEST", "PATH", "PWD", "OLDPWD", "TMPDIR")
+        dropped = ("PYTEST_CURRENT_TEST", "PATH", "PWD", "OLDPWD", "TMPDIR", lanes.INSIDE)
         env = {name: value for name, value in os.environ.items() if name not in dropped}
         self.guest = Guest(
             MACHINES[name], command, env={**env, "PYTHONPATH": str(TESTS), INSIDE: name}, cwd=config.rootpath

@@ -126,8 +126,11 @@ def _after(line: str, words: str) -> str:
 def is_ours(file: str) -> bool:
     """Our own command (by device and inode), a copy of it, or a trampoline (by what is written in it)."""
     try:
+        own = os.stat(sys.argv[0])
+    except (IndexError, OSError):  # no command of ours: python -c, or embedded
+        own = None
+    try:
         found = os.stat(file)
-        own = os.stat(sys.argv[0]) if sys.argv and sys.argv[0] else None
         if own and (found.st_dev, found.st_ino) == (own.st_dev, own.st_ino):
             return True
         with open(file, "rb", buffering=0) as opened:
