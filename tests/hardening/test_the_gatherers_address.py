@@ -9,6 +9,7 @@ import re
 import socket
 import struct
 import subprocess
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -41,11 +42,18 @@ def fnv(data: bytes) -> int:
     return value
 
 
-def what_anybody_can_make(daemon: int) -> str:
-    """The name as it was made of the daemon's number, its start and the host's name, which all users can read."""
+def sha256_name(*known: bytes) -> str:
+    """The name as it is made now of these, and of the host's name."""
+    data = b"".join(known) + os.uname().nodename.encode() + b"\0"
+    return f"pspawn-{os.getuid()}-{hashlib.sha256(data).hexdigest()[:32]}"
+
+
+def what_anybody_can_make(daemon: int) -> tuple[str, str]:
+    """Of the daemon's number, its start and the host's name, which all can read: as it was made before, and now."""
     start = Path(f"/proc/{daemon}/stat").read_text().rpartition(")")[2].split()[19]
-    known = struct.pack("i", daemon) + start.encode() + os.uname().nodename.encode() + b"\0"
-    return f"pspawn-{os.getuid()}-{fnv(known):016x}"
+    known = struct.pack("i", daemon) + start.encode()
+    before = fnv(known + os.uname().nodename.encode() + b"\0")
+    return f"pspawn-{os.getuid()}-{before:016x}", sha256_name(fnv(known).to_bytes(8, "little"))
 
 
 @pytest.mark.parametrize("one_launcher", ["mpich4"], indirect=True)
@@ -60,23 +68,31 @@ def test_a_name_made_of_what_anybody_knows_is_taken_in_vain(one_launcher: Launch
         return [p for p in processes.of_test(one_launcher.mark) if p.comm.startswith("hydra_pmi_proxy")]
 
     assert processes.wait_until(lambda: bool(daemons()), 10), started.finish(20)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as squatter:
-        squatter.bind("\0" + what_anybody_can_make(daemons()[0].pid))
+    with ExitStack() as squatters:
+        for name in what_anybody_can_make(daemons()[0].pid):
+            squatter = squatters.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+            squatter.bind("\0" + name)
         go.touch()
         run = started.finish(20)
     assert_forked(run.report, 2, "preinit")
 
 
-def name_of(env: dict[str, str]) -> str:
-    """The name that a stub takes in the place of rank 0 of two, under Open MPI 4."""
-    job = {
-        "OMPI_COMM_WORLD_RANK": "0",
-        "OMPI_COMM_WORLD_LOCAL_RANK": "0",
-        "OMPI_COMM_WORLD_LOCAL_SIZE": "2",
-        "OMPI_MCA_orte_hnp_uri": "1.0;tcp://127.0.0.1:1",
-        "PMIX_NAMESPACE": "1",
-        "PMIX_SERVER_URI2": "1.0;tcp4://127.0.0.1:2",
-    }
+SPACE, URI = "1", "1.0;tcp4://127.0.0.1:2"
+OPENMPI = {
+    "OMPI_COMM_WORLD_RANK": "0",
+    "OMPI_COMM_WORLD_LOCAL_RANK": "0",
+    "OMPI_COMM_WORLD_LOCAL_SIZE": "2",
+    "PMIX_NAMESPACE": SPACE,
+    "PMIX_SERVER_URI2": URI,
+}
+OPENMPI4 = {**OPENMPI, "OMPI_MCA_orte_hnp_uri": "1.0;tcp://127.0.0.1:1"}
+HYDRA = {"PMI_RANK": "0", "PMI_SIZE": "2", "MPI_LOCALRANKID": "0", "MPI_LOCALNRANKS": "2"}
+# The name space, the URI of one of five versions, no key of transports.
+OF_OPENMPI = f"{SPACE}\0".encode() + b"\1" * 4 + f"{URI}\0".encode() + b"\1"
+
+
+def name_of(job: dict[str, str]) -> str:
+    """The name that a stub with these variables, in the place of rank 0 of two, takes."""
     before = set(SOCKETS.findall(Path("/proc/net/unix").read_text()))
     found: list[str] = []
 
@@ -84,7 +100,7 @@ def name_of(env: dict[str, str]) -> str:
         found[:] = set(SOCKETS.findall(Path("/proc/net/unix").read_text())) - before
         return bool(found)
 
-    stub = subprocess.Popen([STUB, "--pspawn-timeout=1", "true"], env={**os.environ, **job, **env})
+    stub = subprocess.Popen([STUB, "--pspawn-timeout=1", "true"], env={**os.environ, **job})
     assert processes.wait_until(is_there, 5, step=0.001)
     assert stub.wait(timeout=20) == 0
     return found[0]
@@ -92,9 +108,17 @@ def name_of(env: dict[str, str]) -> str:
 
 def test_the_secret_of_a_job_is_in_the_name(mark: str) -> None:
     secret = "OMPI_MCA_orte_precondition_transports"
-    one, other, again = (name_of({secret: s}) for s in ("1-2", "1-3", "1-2"))
+    one, other, again = (name_of({**OPENMPI4, secret: s}) for s in ("1-2", "1-3", "1-2"))
     assert one != other
     assert one == again
+
+
+@pytest.mark.long
+def test_the_addresses_of_the_daemon_are_in_the_name(mark: str) -> None:
+    """Where an engine has no secret: known are number and start of Hydra's daemon, and PRRTE's URI by its port."""
+    assert name_of(OPENMPI4) == sha256_name(OF_OPENMPI), "the name of what is known is not made so any more"
+    assert name_of(OPENMPI) != sha256_name(OF_OPENMPI)
+    assert name_of(HYDRA) not in what_anybody_can_make(os.getpid())
 
 
 @pytest.mark.parametrize("one_launcher", ["mpich4", "mpich5"], indirect=True)
