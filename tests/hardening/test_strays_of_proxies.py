@@ -1,0 +1,58 @@
+"""What a program's handlers leave in proxies ends with the gatherer, however much it is, and holds nobody."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from support import frozen, processes
+from support.mpi import Launcher, Pspawn, Started
+from support.report import assert_exec
+
+pytestmark = [pytest.mark.needs_stub, pytest.mark.mpi, pytest.mark.long]
+STRAYS = 1500
+"""In strays.c: their numbers are more than 4096 bytes of /proc/PID/task/PID/children."""
+
+
+def start(launcher: Launcher, what: str, file: Path) -> Started:
+    """Its proxies are given up after two seconds."""
+    program = str(launcher.builder.program("strays.c"))
+    return launcher.start(
+        [program, what, str(file)], 2, pspawn=Pspawn("main", "0-1", "direct", ("--pspawn-timeout=2",))
+    )
+
+
+def strays(launcher: Launcher) -> list[processes.Process]:
+    return [p for p in processes.of_test(launcher.mark) if p.comm == "pspawn-proxy"]
+
+
+def test_very_many_are_all_killed(one_launcher: Launcher) -> None:
+    """The lowest proxy is killed, so they are left to the gatherer: a trial fork, and when it is gone its children."""
+    made = one_launcher.directory / "made"
+    started = start(one_launcher, "many", made)
+    assert processes.wait_until(lambda: made.exists() and made.read_text(), 30), started.finish(1)
+    assert made.read_text() == f"{STRAYS}\n"
+    (proxy,) = processes.proxies(one_launcher.mark)
+    os.kill(proxy.pid, signal.SIGKILL)
+    run = started.finish()
+    assert run.rc == 0, run
+    assert_exec(run.report, 2)
+    assert processes.wait_until(lambda: not processes.gatherers(one_launcher.mark), 10), run
+    left = strays(one_launcher)
+    assert not left, f"{len(left)} live on"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system: needs root")
+def test_one_that_a_file_system_holds_does_not_hold_the_gatherer(one_launcher: Launcher, tmp_path: Path) -> None:
+    with frozen.file_system(tmp_path) as slow:
+        slow.freeze()
+        run = start(one_launcher, "held", slow.path / "made").finish()
+        ended = processes.wait_until(lambda: not processes.gatherers(one_launcher.mark), 5)
+        held = strays(one_launcher)
+    assert run.rc == 0, run
+    assert held, run
+    assert ended, run
+    assert processes.wait_until(lambda: not strays(one_launcher), 3)
