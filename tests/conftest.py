@@ -20,7 +20,7 @@ import pytest
 from support import figures as counted
 from support import fuzzing, processes, sampling
 from support import sanitized as sanitizers
-from support.build import TOP, Builder
+from support.build import BUILD_SECONDS, TOP, Builder
 from support.mpi import MPIS, STUB, Launcher
 
 pytest_plugins = ("support.lanes", "support.guest_plugin")
@@ -66,12 +66,17 @@ LARGE = (
     "test_states_of_the_protocol",
 )
 
+BUILDS = frozenset(("sanitized", "stopping_build", "stopping_tree"))
+"""Fixtures that build the C parts in the first test that asks for them."""
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.stem in LARGE and any(name in item.name for name in ("openmpi5", "mpich5")):
             item.add_marker(pytest.mark.long)
+        if not BUILDS.isdisjoint(item.fixturenames) and not item.get_closest_marker("timeout"):  # type: ignore[attr-defined]
+            item.add_marker(pytest.mark.timeout(float(item.config.getini("timeout")) + BUILD_SECONDS))
     sampling.mark_what_is_left_out(items)
 
 
@@ -128,7 +133,7 @@ def stopping_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The C parts built with -DPSPAWN_TEST: PSPAWN_TEST_STOP names the state in which a process stops itself."""
     prefix = tmp_path_factory.mktemp("native")
     command = ["make", "-j2", "-C", str(TOP / "launcher"), f"DEST={prefix}", "TEST=-DPSPAWN_TEST"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_SECONDS, check=False)
     assert done.returncode == 0, done.stderr
     return prefix
 

@@ -47,8 +47,9 @@ def stop_in(launcher: Launcher, state: str, pspawn: Pspawn, file: Path) -> tuple
         chosen = f'export PSPAWN_TEST_STOP={state}; exec "$@"'
     app = ["sh", "-c", chosen, "sh", "@stub", life, "linger", str(file), "300"]
     started = launcher.start(app, N, pspawn=pspawn)
-    assert processes.wait_until(lambda: stopped(launcher.mark), 10), f"nobody stopped in {state}\n{started.finish(20)}"
-    return started, stopped(launcher.mark)[0]
+    pids = processes.wait_for(lambda: stopped(launcher.mark), 10)
+    assert pids, f"nobody stopped in {state}\n{started.finish(20)}"
+    return started, pids[0]
 
 
 @pytest.mark.parametrize("call", CALLS)

@@ -259,10 +259,11 @@ def stop_in(
     out.mkdir()
     words = ["sh", "-c", f'PSPAWN_TEST_STOP={state} exec "$@"', "sh", "@stub", str(app), str(out)]
     started = launcher.start(words, N, pspawn=with_option(asking(door="none", native=build), *more))
-    assert processes.wait_until(lambda: stopped(launcher.mark), 10), started.finish(20)
+    pids = processes.wait_for(lambda: stopped(launcher.mark), 10)
+    assert pids, started.finish(20)
     processes.wait_until(lambda: False, wait)
     assert len(processes.proxies(launcher.mark)) == 2, started.finish(20)
-    return started, stopped(launcher.mark)[0]
+    return started, pids[0]
 
 
 @ONE

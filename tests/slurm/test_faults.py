@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from support import processes, slurm
+from support.build import BUILD_SECONDS
 from support.steps import Running, Steps, plugstack
 
 pytestmark = [pytest.mark.slurm, pytest.mark.root, pytest.mark.needs_stub]
@@ -56,7 +57,9 @@ def stopping_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tree = tmp_path_factory.mktemp("stopping")
     for part, test in (("launcher", "TEST=-DPSPAWN_TEST"), ("spank_plugin", "TEST=")):
         command = ["make", "-s", "-C", part, f"DEST={tree}", test]
-        done = subprocess.run(command, cwd=slurm.TOP, capture_output=True, text=True, timeout=200, check=False)
+        done = subprocess.run(
+            command, cwd=slurm.TOP, capture_output=True, text=True, timeout=BUILD_SECONDS, check=False
+        )
         assert done.returncode == 0, done.stderr
     return tree
 
@@ -75,8 +78,9 @@ def held(steps: Steps, state: str, *command: object) -> tuple[Running, list[int]
     """A step whose stubs, or whose gatherer, have stopped in this state."""
     count = N if state.startswith("stub") else 1
     running = steps.start("--pspawn", f"-n{N}", *command, env={"PSPAWN_TEST_STOP": state})
-    assert processes.wait_until(lambda: len(stopped(steps)) == count, 10), (state, stopped(steps))
-    return running, stopped(steps)
+    pids = processes.wait_for(lambda: stopped(steps), 10, count)
+    assert pids, (state, stopped(steps))
+    return running, pids
 
 
 @pytest.mark.parametrize("state", ["started", "connected", "arrived", "prepared", "committed", "released"])

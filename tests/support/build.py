@@ -10,6 +10,8 @@ from pathlib import Path
 TESTS = Path(__file__).resolve().parent.parent
 PROGRAMS = TESTS / "programs"
 TOP = TESTS.parent
+BUILD_SECONDS = 600
+"""To make the C parts where other tests use all CPUs. A test that may have to gets as much more time (conftest.py)."""
 
 
 class Builder:

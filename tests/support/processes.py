@@ -16,10 +16,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from support.build import TOP
 
 MARK = "PSPAWN_TEST_ID"
+Found = TypeVar("Found")
 NATIVE = Path(os.environ.get("PSPAWN_TEST_NATIVE", TOP / "launcher/pspawn/_native")).resolve()
 # Names of shared memory that the engines themselves leave when they are killed.
 ENGINE_SHM = re.compile(r"^(mpich_sh|vader_segment|sm_segment|osc_rdma|shared_window)")
@@ -147,6 +149,17 @@ def wait_until(condition: Callable[[], object], seconds: float, step: float = 0.
             return False
         time.sleep(step)
     return True
+
+
+def wait_for(find: Callable[[], list[Found]], seconds: float, count: int | None = None) -> list[Found]:
+    """Look until it finds so many (None: any) and return these; another look may find others. Empty: too late."""
+    found: list[Found] = []
+
+    def are_there() -> bool:
+        found[:] = find()
+        return bool(found) if count is None else len(found) == count
+
+    return found if wait_until(are_there, seconds) else []
 
 
 def is_of_this_tree(pid: int) -> bool:
