@@ -187,6 +187,9 @@ def test_an_executable_that_is_replaced(one_launcher: Launcher) -> None:
     assert "rank 1 saw nobody" in lines, run
     assert lines[0] != lines[1], run
     assert [line for line in lines if line in ("rank 0 of 2", "rank 0 saw nobody")], run
+    begun = ranks(run.report)
+    assert [r["launched_by"] for r in begun] == ["fork" if "rank 0 of 2" in lines else "exec", "fork"], run
+    assert begun[0]["context"] != begun[1]["context"], run
 
 
 @pytest.fixture

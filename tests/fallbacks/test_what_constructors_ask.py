@@ -90,6 +90,7 @@ def test_what_no_rank_has_as_its_proxy(one_launcher: Launcher, name: str) -> Non
     else:
         assert found == expected, f"{plain}\n{ours}"
     assert_refused(ours.report, "main", reason)
+    assert_forked(ours.report, N, "preinit", contexts=1)
 
 
 @pytest.mark.parametrize("one_launcher", ["mpich4"], indirect=True)

@@ -10,8 +10,8 @@ import pytest
 from support.build import Builder
 from support.compare import as_plain
 from support.core import command_of
-from support.mpi import RUNGS, Launcher, Pspawn
-from support.report import assert_forked
+from support.mpi import RUNGS, Launcher, Pspawn, Run
+from support.report import assert_exec, assert_forked
 
 pytestmark = [pytest.mark.needs_stub, pytest.mark.kills]
 # UCX and PMIx ask for their process id in constructors; then `main` is refused.
@@ -45,6 +45,7 @@ def test_the_core_file_is_the_ranks(launcher: Launcher, fork_point: str) -> None
         core.unlink()
     ours = launcher.run(app, 1, before=before, pspawn=Pspawn(fork_point))
     assert ours.rc == plain.rc, f"{plain}\n{ours}"
+    assert_launched(ours, fork_point)
     found = [command_of(core) for core in cores(launcher.directory)]
     assert ours.report is not None
     assert found == [("life", ours.report["nodes"][0]["ranks"][0]["pid"])], ours
@@ -57,9 +58,17 @@ def test_the_core_flag_reaches_the_launcher(one_launcher: Launcher, builder: Bui
     before = ["sh", "-c", 'ulimit -c unlimited; exec "$@"', "sh"]
     ours = one_launcher.run(app, 1, before=before, pspawn=Pspawn(fork_point, door="none"))
     assert ours.stdout == "signal 11 core 1\n", ours
-    if fork_point != "exec":
-        assert_forked(ours.report, 1, fork_point)
+    assert_launched(ours, fork_point)
     ours = one_launcher.run(
         app, 1, before=["sh", "-c", 'ulimit -c 0; exec "$@"', "sh"], pspawn=Pspawn(fork_point, door="none")
     )
     assert ours.stdout == "signal 11 core 0\n", ours
+    assert_launched(ours, fork_point)
+
+
+def assert_launched(run: Run, fork_point: str) -> None:
+    """One rank, at this rung."""
+    if fork_point == "exec":
+        assert_exec(run.report, 1, "exec")
+    else:
+        assert_forked(run.report, 1, fork_point)

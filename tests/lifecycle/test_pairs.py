@@ -10,7 +10,7 @@ import pytest
 
 from support import processes
 from support.mpi import Launcher, Pspawn, Started
-from support.report import ranks
+from support.report import assert_forked, ranks
 
 pytestmark = [pytest.mark.needs_stub, pytest.mark.kills]
 N = 4
@@ -73,7 +73,10 @@ def test_other_pairs_live_on(launcher: Launcher) -> None:
         time.sleep(0.8)
         alive = [rank for rank, pid in processes.starts(file) if (p := processes.read(pid)) and p.state != "Z"]
         lived.append((alive, len(processes.stubs(launcher.mark))))
-        assert started.finish(20).rc == 0
+        run = started.finish(20)
+        assert run.rc == 0, run
+        if pspawn:
+            assert_forked(run.report, N, "preinit")
     assert lived == [([0, 2, 3], 0), ([0, 2, 3], 3)]
 
 

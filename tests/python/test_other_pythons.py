@@ -69,3 +69,4 @@ def test_without_a_script_at_a_terminal(one_launcher: Launcher) -> None:
     ours = one_launcher.run(command, 1, pspawn=Pspawn("warm", None, "none"))
     assert b"42" in plain.out
     assert (plain.rc, plain.out, plain.err) == (ours.rc, ours.out, ours.err), f"{plain}\n{ours}"
+    assert_forked(ours.report, 1, "warm", contexts=1)
