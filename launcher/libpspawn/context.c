@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/mempolicy.h>
+#include <poll.h>
 #include <sched.h>
 #include <elf.h>
 #include <signal.h>
@@ -16,6 +17,7 @@
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "internal.h"
@@ -102,6 +104,21 @@ static long child_settings(const struct child *c)
 	return ret;
 }
 
+/*
+ * The caller stands still until this process has exec'd, with all signals blocked: somebody may have stopped it, or the exec
+ * waits for a file system. So it has a timer that kills it, and that no exec leaves (timer_create(2)). Ranks, which are forked,
+ * have none of its traces. Where no timer can be had (RLIMIT_SIGPENDING), there is no deadline.
+ */
+static void limit_time(int ms)
+{
+	struct sigevent kill = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGKILL};
+	struct itimerspec when = {.it_value = {ms / 1000, ms % 1000 * 1000000l}};
+	int timer;
+
+	if (sys3(__NR_timer_create, CLOCK_MONOTONIC, &kill, &timer) >= 0)
+		sys4(__NR_timer_settime, timer, 0, &when, NULL);
+}
+
 static int child_main(void *arg)
 {
 	struct child *c = arg;
@@ -109,6 +126,7 @@ static int child_main(void *arg)
 	uint8_t nodes[PSPAWN_NODE_BYTES];
 	long ret;
 
+	limit_time(origin->timeout_ms);
 	c->step = PSPAWN_STEP_FDS;
 	if ((ret = sys_dup3(c->sock, PSPAWN_PROXY_FD, 0)) < 0 || (ret = sys_dup3(c->null, 0, 0)) < 0 ||
 	    (ret = sys_dup3(c->output, 1, 0)) < 0 || (ret = sys_dup3(c->output, 2, 0)) < 0)
@@ -149,12 +167,54 @@ static int64_t monotonic_us(void)
 	return raw_monotonic_us();
 }
 
+bool pspawn_reap(pid_t pid, int grace_ms)
+{
+	const int64_t began = monotonic_us(), grace_us = grace_ms * 1000ll;
+	int64_t waited = 0;
+	pid_t reaped = 0;
+	int pidfd = -1;
+
+	while (pid > 0 && (reaped = waitpid(pid, NULL, WNOHANG)) == 0 && waited < 2 * grace_us + 2000000) {
+		if (waited >= grace_us)
+			kill(pid, SIGKILL);
+		else if (pidfd < 0)
+			pidfd = (int)sys2(__NR_pidfd_open, pid, 0);
+		struct pollfd end = {.fd = pidfd, .events = POLLIN}; /* < 0, Linux before 5.3: only the time */
+
+		/* one that has ended and is not to be had (a debugger holds it) is looked for again in a while */
+		if (poll(&end, 1, pidfd < 0 || waited >= grace_us ? 1 : grace_ms) > 0)
+			poll(NULL, 0, 1);
+		waited = monotonic_us() - began;
+	}
+	if (pidfd >= 0)
+		close(pidfd);
+	return reaped != 0;
+}
+
+/*
+ * Whether a child of the caller's has ended, or does so at once: killed, it lets go of the caller's memory a moment before it can
+ * be waited for. Also one whose end somebody else has heard (SIGCHLD is ignored, or handled).
+ */
+static bool has_died(pid_t pid)
+{
+	siginfo_t info = {0};
+	int ret = 0;
+
+	for (int ms = 0; ms < 100 && ret == 0 && !info.si_pid; ms++) {
+		if (ms)
+			poll(NULL, 0, 1);
+		ret = waitid(P_PID, (id_t)pid, &info, WEXITED | WNOHANG | WNOWAIT);
+	}
+	return ret < 0 || info.si_pid != 0;
+}
+
 /* Runs child_main in a process that borrows the caller's memory until its exec: costs the same for a caller of any
  * size, and commits no memory (clone(2), CLONE_VM | CLONE_VFORK). The proxy starts with all signals blocked. */
 static int clone_child(struct pspawn_context *ctx, struct child *c)
 {
 	char *stack = mmap(NULL, CHILD_STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
 	uint64_t all = ~0ull, old;
+	int64_t began = monotonic_us();
 	int err;
 
 	if (stack == MAP_FAILED) {
@@ -166,13 +226,14 @@ static int clone_child(struct pspawn_context *ctx, struct child *c)
 	err = ctx->pid < 0 ? errno : c->err;
 	sys_sigmask(SIG_SETMASK, &old, NULL);
 	pspawn_free_stack(stack, CHILD_STACK);
+	if (err == 0 && monotonic_us() - began >= c->origin->timeout_ms * 1000ll && has_died(ctx->pid))
+		err = ETIMEDOUT; /* by its timer */
 	if (err == 0)
 		return 0;
 	if (ctx->pid > 0) {
 		snprintf(ctx->reason, sizeof ctx->reason, "starting the proxy failed at step %s: %s",
 			 pspawn_step_name(c->step), strerror(err));
-		while (waitpid(ctx->pid, NULL, 0) < 0 && errno == EINTR)
-			;
+		pspawn_reap(ctx->pid, 0);
 	} else {
 		describe(ctx, "starting the proxy failed", err);
 	}
@@ -377,9 +438,7 @@ int pspawn_context_begin(struct pspawn_context *ctx, const struct pspawn_origin 
 	ctx->started_us = monotonic_us();
 	rv = clone_child(ctx, &c);
 	if (rv == 0 && is_secure(ctx->pid)) {
-		kill(ctx->pid, SIGKILL);
-		while (waitpid(ctx->pid, NULL, 0) < 0 && errno == EINTR)
-			;
+		pspawn_reap(ctx->pid, 0);
 		ctx->pid = 0;
 		snprintf(ctx->reason, sizeof ctx->reason, "the kernel starts it as a secure execution (AT_SECURE)");
 		rv = -EPERM;

@@ -63,6 +63,7 @@ struct pspawn_origin {
 	const struct pspawn_settings *settings;
 	const uint8_t *cpus; /* PSPAWN_CPU_BYTES */
 	int numa_node;
+	int timeout_ms; /* for the exec, after which it is killed */
 	const char *proxy_object;
 };
 
@@ -76,6 +77,10 @@ int pspawn_context_hear(struct pspawn_context *ctx, struct pspawn_msg *msg);
 
 /* Whether the program's ld.so would load the proxy object: 0, or -1 with the reason. */
 int pspawn_elf_check(int fd, char *why, size_t size);
+
+/* Reaps a child that is about to end: after `grace_ms` it is killed, and 2 s and as long again after that left (it hangs in the
+ * kernel, or a debugger keeps it). Whether it is gone. */
+bool pspawn_reap(pid_t pid, int grace_ms);
 
 /* Has the caller this child, ended or not? */
 bool pspawn_is_child(pid_t pid);

@@ -189,27 +189,6 @@ static uint64_t strings_bytes(char *const *v)
 	return bytes;
 }
 
-/* Reaps a child that is about to end: after `grace_ms` it is killed, and after as long again (it hangs in the kernel)
- * left. */
-static void reap(pid_t pid, int grace_ms)
-{
-	int64_t began = raw_monotonic_us(), waited = 0;
-	int pidfd = -1;
-
-	while (pid > 0 && waitpid(pid, NULL, WNOHANG) == 0 && waited < 2 * grace_ms * 1000ll + 2000000) {
-		if (waited >= grace_ms * 1000ll)
-			kill(pid, SIGKILL);
-		if (waited == 0)
-			pidfd = (int)sys2(__NR_pidfd_open, pid, 0);
-		struct pollfd end = {.fd = pidfd, .events = POLLIN}; /* < 0, Linux before 5.3: only the time */
-
-		poll(&end, 1, pidfd < 0 || waited >= grace_ms * 1000ll ? 1 : grace_ms);
-		waited = raw_monotonic_us() - began;
-	}
-	if (pidfd >= 0)
-		close(pidfd);
-}
-
 /* A proxy ends by itself when its socket does, once its batch leader has ended. One that does not listen yet, or is
  * stopped, has to be helped. */
 static void reap_proxy(struct pspawn_context *ctx)
@@ -219,15 +198,15 @@ static void reap_proxy(struct pspawn_context *ctx)
 	pspawn_context_end(ctx);
 	if (ctx->serving > 0 && ctx->serving != ctx->pid) {
 		kill(ctx->serving, SIGCONT);
-		reap(ctx->serving, 2000);
+		pspawn_reap(ctx->serving, 2000);
 	}
 	if (ctx->pid > 0) {
 		kill(ctx->pid, SIGCONT);
-		reap(ctx->pid, listens ? 2000 : 0);
+		pspawn_reap(ctx->pid, listens ? 2000 : 0);
 	}
 	if (pspawn_is_child(ctx->climber)) { /* the process below it was killed */
 		kill(ctx->climber, SIGKILL);
-		reap(ctx->climber, 2000);
+		pspawn_reap(ctx->climber, 2000);
 	}
 	ctx->pid = ctx->serving = ctx->climber = 0;
 }
@@ -280,7 +259,7 @@ static int await_climb(struct pspawn_context *ctx)
 
 	if (rv == 0 && ctx->serving != ctx->pid) {
 		/* the lower rung ends when the higher one serves, and only then is that the caller's child */
-		reap(ctx->pid, ctx->timeout_ms);
+		pspawn_reap(ctx->pid, ctx->timeout_ms);
 		ctx->pid = ctx->serving;
 	}
 	return rv;
@@ -340,6 +319,7 @@ static int begin_proxy(struct pspawn_context *ctx, const struct pspawn_context_a
 				       .settings = &settings,
 				       .cpus = cpus,
 				       .numa_node = attr->numa_node,
+				       .timeout_ms = timeout_ms,
 				       .proxy_object = attr->proxy_object};
 
 	if (check_image(path, ctx->reason, sizeof ctx->reason) < 0)
@@ -902,8 +882,7 @@ static void exec_task(struct pspawn_task *task, const struct exec_parent *have, 
 	if (pid < 0) {
 		fail_task(task, PSPAWN_STEP_FORK, errno);
 	} else if (c.err) {
-		while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
-			;
+		pspawn_reap(pid, 0);
 		fail_task(task, c.step, c.err);
 	} else {
 		task->pid = pid;
@@ -1040,11 +1019,7 @@ static void take_results(struct pspawn_vector *v, struct group *group, int err, 
 			fail_task(task, (int)result->step, result->err);
 		else
 			fail_task(task, step_of(err), err);
-		if (result->pid > 0) { /* not ours to leave behind */
-			kill(result->pid, SIGKILL);
-			while (waitpid(result->pid, NULL, 0) < 0 && errno == EINTR)
-				;
-		}
+		pspawn_reap(result->pid, 0); /* not ours to leave behind */
 	}
 }
 
@@ -1057,7 +1032,7 @@ static void cancel(struct group *group)
 	atomic_store(&group->arena.batch->placed, 0);
 	reap_proxy(group->ctx);
 	/* a proxy that was killed leaves its leader to the caller */
-	reap(atomic_load(&group->arena.batch->leader), 2000);
+	pspawn_reap(atomic_load(&group->arena.batch->leader), 2000);
 }
 
 static void wait_group(struct pspawn_vector *v, struct group *group)
@@ -1189,9 +1164,7 @@ int pspawn_n(pid_t *pids, pspawn_context_t *ctx, int nspawns, char *argv[])
 	}
 	for (int i = 0; rv > 0 && i < nspawns; i++)
 		if (pids[i] > 0) {
-			kill(pids[i], SIGKILL);
-			while (waitpid(pids[i], NULL, 0) < 0 && errno == EINTR)
-				;
+			pspawn_reap(pids[i], 0);
 			pids[i] = 0;
 		}
 	free(tasks);

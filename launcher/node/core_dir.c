@@ -18,7 +18,9 @@
 #define SET_STRING 1			/* FSCONFIG_SET_STRING */
 #define CREATE 6			/* FSCONFIG_CMD_CREATE */
 #define NOSUID_NODEV_NOEXEC (2 | 4 | 8) /* MOUNT_ATTR_* */
-#ifndef __NR_fsopen			/* headers before Linux 5.2 */
+#define REAPED_MS 200
+
+#ifndef __NR_fsopen /* headers before Linux 5.2 */
 #define __NR_fsopen 430
 #define __NR_fsconfig 431
 #define __NR_fsmount 432
@@ -71,7 +73,8 @@ int core_dir_without_name(const struct gatherer *g)
 	snprintf(r.uids, sizeof r.uids, "%u %u 1", geteuid(), geteuid());
 	snprintf(r.gids, sizeof r.gids, "%u %u 1", getegid(), getegid());
 	pid = clone(make, stack + sizeof stack, CLONE_VM | CLONE_VFORK | CLONE_FILES | CLONE_NEWUSER | CLONE_NEWNS, &r);
-	if (pid > 0)
-		waitpid(pid, NULL, __WCLONE);
+	/* it has ended, but a debugger may keep it */
+	for (int ms = 0; pid > 0 && ms < REAPED_MS && waitpid(pid, NULL, __WCLONE | WNOHANG) == 0; ms++)
+		usleep(1000);
 	return r.fd;
 }

@@ -636,6 +636,7 @@ static int new_context(struct gatherer *g, int pair, int domain)
 				       .settings = &p->a.settings,
 				       .cpus = cpus,
 				       .numa_node = memory_of(g, domain),
+				       .timeout_ms = (int)g->timeout_ms,
 				       .proxy_object = g->proxy_object};
 
 	c->model = pair;

@@ -27,7 +27,8 @@
 #define DEFAULT_TIMEOUT_MS 10000
 #define ORPHAN_GRACE_MS 300
 #define GATHERER_END_MS 1000
-#define MOST_GATHERERS 5 /* that one stub starts */
+#define STARTER_END_MS 1000 /* for the child that starts the gatherer, when it was killed */
+#define MOST_GATHERERS 5    /* that one stub starts */
 
 struct stub {
 	int argc;
@@ -630,18 +631,22 @@ static uint32_t deadline_ms(void)
 static void await_starter(long pid, int pidfd)
 {
 	int64_t until = raw_monotonic_us() + deadline_ms() * 1000ll;
+	int ended = 0;
 
 	while (sys4(__NR_wait4, pid, NULL, 0x40000001 /* __WALL | WNOHANG */, NULL) == 0) {
 		int64_t left = (until - raw_monotonic_us()) / 1000;
 		struct raw_pollfd end = {pidfd, RAW_POLLIN, 0};
 
+		if (left <= -STARTER_END_MS)
+			break; /* it hangs in the kernel, or a debugger keeps it */
 		if (left <= 0) {
 			note_failure("wait4", "the process that starts pspawn-gather", -ETIMEDOUT);
 			sys_kill((int)pid, 9);
-			sys4(__NR_wait4, pid, NULL, 0x40000000, NULL);
-			break;
 		}
-		sys_poll(&end, 1, pidfd >= 0 ? left : 1);
+		if (left <= 0 || ended)
+			raw_sleep_ms(1);
+		else
+			ended = sys_poll(&end, 1, pidfd >= 0 ? left : 1) > 0;
 	}
 	if (pidfd >= 0)
 		sys_close(pidfd);
