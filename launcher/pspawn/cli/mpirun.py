@@ -373,11 +373,12 @@ class Reporting:
         return os.WEXITSTATUS(status)
 
     def _work_apart(self, work: Callable[[], int], writer: int) -> NoReturn:
+        from pspawn.engine import supervise
+
         code = 1
         try:
-            null = os.open(os.devnull, os.O_RDWR)
-            for fd, new in ((null, 0), (null, 1), (writer, 2)):
-                os.dup2(fd, new)
+            supervise.let_go(0, 1)
+            os.dup2(writer, 2)
             _close_above(2)
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
             for number in (signal.SIGXFSZ, signal.SIGPIPE):  # an error, which is told and leaves nothing behind

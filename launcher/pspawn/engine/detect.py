@@ -149,7 +149,7 @@ def _version_text(mpirun: Mpirun) -> str:
         asked = subprocess.run(
             [mpirun.name, "--version"],
             executable=mpirun.path,
-            stdin=subprocess.DEVNULL,
+            input=b"",  # at its end, also where there is no /dev/null
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             timeout=ASK_SECONDS,
@@ -226,7 +226,7 @@ def _write_cache(key: list[str], answer: tuple[str, str]) -> None:
     name = _name(key)
     fresh = f"{name}.{os.uname().nodename}-{os.getpid()}"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, RecursionError):  # the last: a path of a thousand directories that are not there
         os.makedirs(cache, mode=0o700, exist_ok=True)
         with _opened(cache) as directory:
             try:

@@ -18,6 +18,7 @@ import select
 import signal
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, NoReturn, Union
 
 PR_SET_PDEATHSIG = 1
@@ -81,6 +82,19 @@ def pipe() -> tuple[int, int]:
     return reader, writer
 
 
+def let_go(*fds: int) -> None:
+    """Hold these standard streams no longer: /dev/null stands in their place, or nothing where there is none."""
+    try:
+        null = os.open(os.devnull, os.O_RDWR)
+    except OSError:
+        for fd in fds:
+            with suppress(OSError):
+                os.close(fd)
+        return
+    for fd in fds:
+        os.dup2(null, fd)
+
+
 def exit_code(status: int) -> int:
     """As a shell shows it: 128 + signal for a death by signal."""
     return 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
@@ -140,7 +154,7 @@ def _watch(child: int, watched: set[signal.Signals], witness: _Witness) -> int:
 def _stop_too(child: int, number: int) -> None:
     """Stop as mpirun has; whoever continues the job continues the group, or us (and we mpirun, as any signal)."""
     time.sleep(0.005)
-    with open(f"/proc/{child}/stat", "rb") as file:
+    with suppress(OSError), open(f"/proc/{child}/stat", "rb") as file:  # without /proc: as waitpid has said
         if file.read().rpartition(b")")[2].split()[0] not in (b"T", b"t"):
             return  # continued meanwhile, and so were we
     if number in STOPS:
@@ -161,9 +175,7 @@ class _Witness:
             try:
                 signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
                 _die_with(parent, b"pspawn-witness")
-                null = os.open(os.devnull, os.O_RDWR)
-                for fd in (0, 1, 2):
-                    os.dup2(null, fd)
+                let_go(0, 1, 2)
                 os.close(self._asks)
                 while number := os.read(hears, 1):
                     signal.sigtimedwait(set(number), 0)
