@@ -22,6 +22,7 @@ MPI_WHEELS = .test-env/openmpi5/.installed .test-env/mpich5/.installed
 MPICH4_LIB = .test-env/mpich4/lib/libmpi.so.12
 TRIXIE = .test-env/trixie/.installed
 GUEST = .test-env/guest/.installed
+BULLSEYE = .test-env/bullseye/.installed
 
 .NOTPARALLEL:
 .PHONY: all demo demo-slurm test test-all test-matrix hardening fuzz effects lint format clean native spank examples examples-wheels \
@@ -40,11 +41,11 @@ demo-slurm: packages-slurm native spank $(VENV) bytecode
 test: packages-test native spank $(VENV) bytecode $(MPI_WHEELS) $(MPICH4_LIB) $(TRIXIE) $(GUEST) examples examples-wheels
 	$(PYTEST) -m "not long" $(PYTEST_ARGS)
 
-test-all: packages-test native spank $(VENV) bytecode $(MPI_WHEELS) $(MPICH4_LIB) $(TRIXIE) $(GUEST) examples examples-wheels
+test-all: packages-test native spank $(VENV) bytecode $(MPI_WHEELS) $(MPICH4_LIB) $(TRIXIE) $(GUEST) $(BULLSEYE) examples examples-wheels
 	$(PYTEST) -m "long and not matrix" $(PYTEST_ARGS)
 
 # By hand: the combinations of large products that test-all leaves out (tests/support/sampling.py).
-test-matrix: packages-test native spank $(VENV) bytecode $(MPI_WHEELS) $(MPICH4_LIB) $(TRIXIE) $(GUEST) examples examples-wheels
+test-matrix: packages-test native spank $(VENV) bytecode $(MPI_WHEELS) $(MPICH4_LIB) $(TRIXIE) $(GUEST) $(BULLSEYE) examples examples-wheels
 	$(PYTEST) -m "long and matrix" $(PYTEST_ARGS)
 
 # By hand, for hours: each fault in each state; 10,000 launches, every tenth with a fault (SOAK_ARGS="--launches 1000" for
@@ -141,6 +142,10 @@ $(MPICH4_LIB):
 # Slurm as it is from 23.11 on. Without it the tests go on, and say so.
 $(TRIXIE): tests/setup/trixie
 	@tests/setup/trixie $(@D)
+
+# A node whose C library is older. Without it the tests go on, and say so.
+$(BULLSEYE): tests/setup/bullseye
+	@tests/setup/bullseye $(@D)
 
 # What a QEMU guest is booted from. Without it the tests go on, and say so.
 $(GUEST): tests/setup/guest tests/setup/guest-init

@@ -18,10 +18,8 @@ from support import report as reports
 from support.build import PROGRAMS, TOP
 from support.mpi import NATIVE
 
-SUITE = "bullseye"
-PACKAGES = "gcc,libc6-dev,make,mpich"
-CACHE = TOP / ".test-env" / SUITE
-MOUNT_POINTS = ("proc", "dev", "sys", "tmp", "work", "pspawn")
+FOLDER = TOP / ".test-env/bullseye"
+"""Made by tests/setup/bullseye."""
 ENTER = """\
 ip link set lo up
 mount -t proc proc "$0/proc" && mount --rbind /sys "$0/sys" && mount --rbind /dev "$0/dev"
@@ -32,25 +30,6 @@ HAS_NO_INITFIRST = "libc was initialised first (glibc before 2.34"
 WAS_BUILT_ELSEWHERE = "its C library is older than that of the system on which pspawn was built (it has no GLIBC_2."
 
 pytestmark = [pytest.mark.long, pytest.mark.root, pytest.mark.may_skip, pytest.mark.needs_stub]
-
-
-def fetch(root: Path) -> None:
-    """Downloads the suite's packages and unpacks them; no script of theirs is run."""
-    shutil.rmtree(root, ignore_errors=True)
-    root.mkdir(parents=True)
-    words = ["debootstrap", "--download-only", "--variant=minbase", f"--include={PACKAGES}", SUITE, str(root)]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=240, check=False)
-    archives = sorted((root / "var/cache/apt/archives").glob("*.deb"))
-    if done.returncode != 0 or not archives:
-        shutil.rmtree(root, ignore_errors=True)
-        pytest.skip(f"Debian's {SUITE} cannot be reached: {(done.stdout + done.stderr).strip().splitlines()[-1:]}")
-    for archive in archives:
-        subprocess.run(["dpkg", "--extract", archive, root], check=True, timeout=60)
-        archive.unlink()
-    for name in ("usr/share/doc", "usr/share/locale", "usr/share/man", "var"):
-        shutil.rmtree(root / name, ignore_errors=True)
-    for name in MOUNT_POINTS:
-        (root / name).mkdir(exist_ok=True)
 
 
 @dataclass
@@ -96,14 +75,11 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Old:
     """The older system with pspawn as built on it in /work/native, and programs in /work."""
     if os.geteuid() != 0:
         pytest.skip("needs root, to change the root directory")
-    if not shutil.which("debootstrap"):
-        pytest.skip("debootstrap is not installed")
-    if not CACHE.exists():
-        partial = CACHE.with_name(f"{SUITE}.partial-{os.getpid()}")
-        fetch(partial)
-        partial.rename(CACHE)
+    if not (FOLDER / ".installed").exists():
+        missing = FOLDER.with_name("bullseye.missing")
+        pytest.skip(missing.read_text().strip() if missing.exists() else f"no {FOLDER}: tests/setup/bullseye {FOLDER}")
     work = tmp_path_factory.mktemp("old")
-    old = Old(CACHE, work, "set-up")
+    old = Old(FOLDER, work, "set-up")
     shutil.copytree(TOP / "launcher", work / "launcher", ignore=shutil.ignore_patterns("_native", "__pycache__"))
     shutil.copy(PROGRAMS / "life.c", work)
     old.checked("make", "-s", "-C", "/work/launcher", "CC=gcc", "DEST=/work/native")
