@@ -502,6 +502,19 @@ static void note_lines(char *lines, size_t size, const char *text)
 		sprintf(lines + at, "%.*s\n%.*s\n", (int)(why - text), text, (int)strcspn(why + 1, "\n"), why + 1);
 }
 
+static void note_kept(struct pspawn_context *ctx, const struct pspawn_msg *msg)
+{
+	size_t size = strlen(msg->reason) + 1;
+
+	if (ctx->kept_by != msg->pid)
+		ctx->kept_bytes = 0;
+	ctx->kept_by = msg->pid;
+	if (size > sizeof ctx->kept - ctx->kept_bytes)
+		return;
+	memcpy(ctx->kept + ctx->kept_bytes, msg->reason, size);
+	ctx->kept_bytes += size;
+}
+
 static void note_replicas(struct pspawn_context *ctx, const struct pspawn_msg *msg)
 {
 	ctx->replicated = true;
@@ -529,6 +542,8 @@ int pspawn_context_hear(struct pspawn_context *ctx, struct pspawn_msg *msg)
 	msg->reason[sizeof msg->reason - 1] = 0;
 	if (msg->kind == PSPAWN_MSG_DROPPED)
 		note_lines(ctx->dropped, sizeof ctx->dropped, msg->reason);
+	if (msg->kind == PSPAWN_MSG_KEPT)
+		note_kept(ctx, msg);
 	if (msg->kind == PSPAWN_MSG_LEFT_OUT)
 		note_lines(ctx->left_out, sizeof ctx->left_out, msg->reason);
 	if (msg->kind == PSPAWN_MSG_REPLICATED)

@@ -45,7 +45,11 @@ struct pspawn_context {
 	char comm[16];
 	uint32_t preloaded;
 	char dropped[4096]; /* preloads: lines of name and reason, by turns; cut if there are more */
-	bool replicated;    /* the proxy was asked to, and has answered */
+	char kept
+		[16384]; /* names of preloads, each terminated, if the climb's batch tells_kept; cut if there are more */
+	size_t kept_bytes;
+	pid_t kept_by;	 /* the climber that told them: what an attempt has loaded goes with it */
+	bool replicated; /* the proxy was asked to, and has answered */
 	uint64_t replica_bytes;
 	uint32_t replica_objects, replica_cpu_us;
 	char replica_reason[PSPAWN_REASON_LEN]; /* why there are none */

@@ -52,6 +52,8 @@ enum pspawn_msg_kind {
 	PSPAWN_MSG_REPLICATED, /* done; size: bytes, first: objects, seq: CPU time in us; reason: why there are none */
 	/* caller -> proxy */
 	PSPAWN_MSG_HELLO, /* waits in the doorbell when the proxy is exec'd: you are one; reason: the token */
+	/* proxy -> caller */
+	PSPAWN_MSG_KEPT, /* of a climb whose batch tells_kept: a preload was loaded; pid: the climber; reason: its name */
 };
 
 struct pspawn_msg {
@@ -200,7 +202,8 @@ struct pspawn_batch {
 	uint64_t preloads_bytes;
 	struct pspawn_unlike unlike; /* CLIMB */
 	uint32_t masks_differ;	     /* CLIMB: the ranks' CPU masks: enum pspawn_masks */
-	uint32_t interpreter; /* CLIMB: the program is a Python interpreter, and not one that has another inside */
+	uint32_t interpreter;	  /* CLIMB: the program is a Python interpreter, and not one that has another inside */
+	uint32_t tells_kept, pad; /* CLIMB: preloads that were loaded are to be told by name (KEPT) */
 	/* CLIMB: the preload at work, as in the list but perhaps cut; empty: none. The climber writes, and may die of it. */
 	char at_work[PSPAWN_PRELOAD_LEN];
 	struct pspawn_result results[];

@@ -1233,6 +1233,7 @@ static void climb(struct gatherer *g, struct context *c, int fork_point)
 		arena.batch->masks_differ = compare_masks(g, c);
 		arena.batch->unlike = compare_settings(g, c);
 		arena.batch->interpreter = first.python;
+		arena.batch->tells_kept = (first.a.options & PSPAWN_CHECK) != 0;
 		snprintf(reason, sizeof reason, "to %s", pspawn_fork_point_name(fork_point));
 		context_enter(c, CONTEXT_CLIMBING, reason);
 		c->progress_us = now_us();
@@ -1399,6 +1400,9 @@ static void request(struct gatherer *g, struct context *c)
 		struct pair *p = g->pairs[c->members[m]];
 		const char *why = p->state == PAIR_BATCHED ? slot_refusal(c, p) : NULL;
 
+		p->checked = p->state == PAIR_BATCHED && !why && p->a.options & PSPAWN_CHECK;
+		if (p->checked)
+			why = "only a check: it would be forked";
 		if (why)
 			dismiss(g, p, why);
 		if (p->state != PAIR_BATCHED)
@@ -1454,8 +1458,8 @@ static int certain_context(struct gatherer *g, int pair)
 	const struct pair *p = g->pairs[pair];
 	int touched[MAX_DOMAINS];
 
-	if (p->state != PAIR_CANDIDATE || !(p->a.options & PSPAWN_BY_ENGINE) || p->a.bind_to != PSPAWN_BIND_NONE ||
-	    p->a.nfds > STREAM_FDS || g->local_size > STREAM_MAX ||
+	if (p->state != PAIR_CANDIDATE || !(p->a.options & PSPAWN_BY_ENGINE) || p->a.options & PSPAWN_CHECK ||
+	    p->a.bind_to != PSPAWN_BIND_NONE || p->a.nfds > STREAM_FDS || g->local_size > STREAM_MAX ||
 	    touched_domains(g, p->a.settings.cpus, touched) != 1)
 		return -1;
 	return find_context(g, pair, touched[0]);

@@ -39,6 +39,7 @@ struct pair {
 	bool rank_ended; /* and was reaped; status is valid */
 	int status;
 	bool awaits_inner; /* it exec'd a wrapper that will start another stub for the same rank */
+	bool checked;	   /* PSPAWN_CHECK: it would have been forked */
 	struct pspawn_arrival a;
 	char *blob; /* owned; the pointers below lead into it */
 	uint32_t blob_bytes, got;

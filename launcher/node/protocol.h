@@ -30,7 +30,8 @@ enum pspawn_engine { PSPAWN_NO_ENGINE, PSPAWN_OPENMPI, PSPAWN_PRRTE, PSPAWN_HYDR
  * RECORD: record a profile. RECORD_MISSING: only where there is none, or it is stale.
  * NO_TOPOLOGY: do not hand the node's topology to the ranks.
  * CONFINED: this stub, the first, stands elsewhere than its launcher's daemon: perhaps no sibling can reach its gatherer.
- * SEES_GATHERER: pspawn_sees() it. Not told BY_ENGINE. */
+ * SEES_GATHERER: pspawn_sees() it. Not told BY_ENGINE.
+ * CHECK: climb and report, but make no rank of this stub, which execs nothing either. */
 enum pspawn_option {
 	PSPAWN_REQUIRE = 1,
 	PSPAWN_VERBOSE = 2,
@@ -40,7 +41,8 @@ enum pspawn_option {
 	PSPAWN_REPORT_PAGES = 32, /* of each rank too */
 	PSPAWN_NO_TOPOLOGY = 64,
 	PSPAWN_CONFINED = 128,
-	PSPAWN_SEES_GATHERER = 256
+	PSPAWN_SEES_GATHERER = 256,
+	PSPAWN_CHECK = 512
 };
 
 /* stub -> gatherer */

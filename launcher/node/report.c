@@ -91,6 +91,21 @@ static void put_dropped(FILE *f, const char *lines)
 	}
 }
 
+/* Only of a check: the names, and not more than there is room for. */
+static void put_kept(FILE *f, const struct gatherer *g, const struct context *c)
+{
+	const char *comma = "";
+
+	if (!(g->pairs[c->model]->a.options & PSPAWN_CHECK))
+		return;
+	fputs("], \"kept\": [", f);
+	for (const char *s = c->c.kept; s < c->c.kept + c->c.kept_bytes; s += strlen(s) + 1) {
+		fputs(comma, f);
+		put_string(f, s);
+		comma = ", ";
+	}
+}
+
 /* Only where replicas were asked for; null otherwise. */
 static void put_replicas(FILE *f, const struct gatherer *g, const struct context *c)
 {
@@ -130,6 +145,7 @@ static void put_context(FILE *f, const struct gatherer *g, const struct context 
 	}
 	fprintf(f, "], \"preloaded\": %u, \"dropped\": [", c->c.preloaded);
 	put_dropped(f, c->c.dropped);
+	put_kept(f, g, c);
 	fprintf(f, "], \"profile\": %s, \"died_early\": %d, ",
 		c->recorded	  ? "\"recorded\""
 		: c->profile_used ? "\"used\""
@@ -152,10 +168,11 @@ static int shown_index(const struct gatherer *g, int context)
 
 static void put_rank(FILE *f, const struct gatherer *g, const struct pair *p)
 {
-	bool forked = p->state == PAIR_COMMITTED || p->state == PAIR_MIRRORED || p->state == PAIR_PREPARED;
+	bool forked =
+		p->state == PAIR_COMMITTED || p->state == PAIR_MIRRORED || p->state == PAIR_PREPARED || p->checked;
 
-	fprintf(f, "{\"rank\": %d, \"pid\": %d, \"stub_pid\": %d, ", p->a.rank, forked ? p->rank_pid : p->stub_pid,
-		p->stub_pid);
+	fprintf(f, "{\"rank\": %d, \"pid\": %d, \"stub_pid\": %d, ", p->a.rank,
+		forked && !p->checked ? p->rank_pid : p->stub_pid, p->stub_pid);
 	if (forked)
 		fprintf(f, "\"context\": %d, \"numa_node\": %d, ", shown_index(g, p->context),
 			g->domains[p->domain].numa_node);
@@ -201,6 +218,16 @@ static void put_mover(FILE *f, const struct mover_link *mover)
 	else
 		fputs("null", f);
 	fputs("},\n ", f);
+}
+
+/* Only if nothing was launched: what is said of ranks is what a launch would do. */
+static void put_checked(FILE *f, const struct gatherer *g)
+{
+	for (int i = 0; i < g->npairs; i++)
+		if (g->pairs[i]->blob && g->pairs[i]->a.options & PSPAWN_CHECK) {
+			fputs("\"checked\": true,\n ", f);
+			return;
+		}
 }
 
 /* Only where a recording was asked for. */
@@ -281,6 +308,7 @@ static void put_node(FILE *f, const struct gatherer *g, const char *host)
 		fputc('}', f);
 	}
 	fputs("],\n ", f);
+	put_checked(f, g);
 	put_mover(f, &g->mover);
 	put_recording(f, g);
 	put_topology(f, g);

@@ -46,6 +46,8 @@ struct stub {
 	int may_not_fork; /* so it cannot start a gatherer */
 	int says;	  /* why it launches plainly, though not verbose: for all of the node */
 	int wraps;	  /* what it execs starts another stub, for which --pspawn-require holds */
+	int check,
+		checked; /* --pspawn-check: nothing of the application runs here; the gatherer has given its verdict */
 	struct engine_job job;
 	uint64_t sigmask; /* as the engine left it */
 	struct raw_rlimit nofile;
@@ -153,6 +155,10 @@ static void __attribute__((noreturn)) exec_plainly(void)
 	if (stub.nofile.max)
 		sys_prlimit(7 /* RLIMIT_NOFILE */, &stub.nofile, NULL);
 	sys_sigmask(SIG_SETMASK, &stub.sigmask, NULL);
+	if (stub.check && stub.found >= 0)
+		sys_exit(!stub.checked);
+	if (stub.check)
+		cannot_start(stub.app, stub.found);
 	if (stub.spank || stub.found == 0)
 		cannot_start(stub.path, (int)execute(stub.path));
 	cannot_start(stub.app, (int)execute_by_name());
@@ -163,6 +169,11 @@ static void __attribute__((noreturn)) launch_plainly(const char *why)
 	take_back(); /* also of a rank that is not launched at all */
 	if (stub.require && stub.found < 0 && !is_denied(stub.found))
 		cannot_start(stub.app, stub.found);
+	if (stub.check) {
+		if (!stub.checked)
+			complain("not checked: ", why, "", "");
+		exec_plainly(); /* which ends it */
+	}
 	if (stub.require && !stub.wraps) {
 		complain("not launched, because --pspawn-require forbids a plain launch: ", why, "", "");
 		sys_exit(1);
@@ -201,7 +212,7 @@ static void __attribute__((noreturn)) usage(int code)
 		"  --pspawn-fork-point=auto|exec|preinit|main|warm|app  --pspawn-bind-to=none|numa|core\n"
 		"  --pspawn-preload=NAME,NAME...  --pspawn-record[=auto]  --pspawn-replicate[=SIZE]\n"
 		"  --pspawn-report=FILE  --pspawn-report-pages  --pspawn-topology=auto|no\n"
-		"  --pspawn-require  --pspawn-timeout=SECONDS  --pspawn-verbose\n"
+		"  --pspawn-require  --pspawn-check  --pspawn-timeout=SECONDS  --pspawn-verbose\n"
 		"  --pspawn-engine=openmpi|prrte|hydra|slurm    --pspawn-domains=CPUS;CPUS...\n"
 		"Each is also read from the environment (PSPAWN_FORK_POINT=main ...); PSPAWN=0 turns all off.\n";
 
@@ -217,6 +228,8 @@ static void take_word(const char *word)
 		stub.require = 1;
 	else if (raw_streq(word, "--pspawn-verbose"))
 		stub.verbose = 1;
+	else if (raw_streq(word, "--pspawn-check"))
+		stub.check = 1;
 	else if (raw_streq(word, "--pspawn-report-pages"))
 		stub.report_pages = 1;
 	else if (raw_streq(word, "--pspawn-record"))
@@ -909,7 +922,7 @@ static const char *arrive(void)
 	a->bind_to = choose(stub.bind_to, binds, "--pspawn-bind-to: ");
 	a->options |= (stub.require ? PSPAWN_REQUIRE : 0) | (stub.verbose ? PSPAWN_VERBOSE : 0) |
 		      (stub.by_engine ? PSPAWN_BY_ENGINE : 0) | (stub.report_pages ? PSPAWN_REPORT_PAGES : 0) |
-		      record_option() |
+		      (stub.check ? PSPAWN_CHECK : 0) | record_option() |
 		      (choose(stub.topology, topologies, "--pspawn-topology: ") ? PSPAWN_NO_TOPOLOGY : 0);
 	a->replicate = replicate_option();
 	a->timeout_ms = deadline_ms();
@@ -1011,6 +1024,7 @@ static const char *await_prepared(struct gather_msg *msg)
 		if (msg->kind == GATHER_PLAIN) {
 			stub.wraps = msg->status & PLAIN_WRAPS;
 			stub.says = msg->status & PLAIN_SAY;
+			stub.checked = 1;
 			return msg->reason;
 		}
 		if (msg->kind == GATHER_HEARTBEAT && stub.verbose && msg->reason[0])
@@ -1279,6 +1293,8 @@ void stub_main(long *stack)
 	remove_agent_variable();
 	sys_sigmask(SIG_BLOCK, NULL, &stub.sigmask);
 	found = stub.found = find_application(&app);
+	if (stub.off && stub.check)
+		complain("not checked: PSPAWN=0 turns pspawn off", "", "", "");
 	if (stub.off)
 		exec_plainly();
 	engine = choose(stub.engine_name, engines, "--pspawn-engine: ");
@@ -1327,6 +1343,8 @@ void stub_main(long *stack)
 	/* Stubs that come later start another gatherer, which must not wait for this one: tell it too. A dying process's
 	 * descriptors are closed last to first, so its listening socket still takes connections for a moment. Where none can
 	 * be started, this also tells why the one before died. */
+	int died = stub.sock_died;
+
 	for (int attempt = 0; why && stub.sock_died && attempt < 20; attempt++) {
 		const char *again;
 
@@ -1335,6 +1353,10 @@ void stub_main(long *stack)
 		again = negotiate(&msg);
 		why = again && !stub.sock_died ? again : why;
 	}
+	if (died) /* of what the one before had found the next one knows nothing */
+		stub.checked = 0;
+	if (!why && stub.check) /* whatever the gatherer says: its rank ends at the gate */
+		why = "the gatherer has prepared a rank";
 	if (why)
 		launch_plainly(why);
 	stub.rank_pid = msg.pid;

@@ -16,6 +16,7 @@ of the node started (``zero_us``: when that was, CLOCK_MONOTONIC)::
 
     {"host": str, "local_size": int, "vector_calls": int, "zero_us": int,
      "domains": [{"numa_node": int, "cpus": "0-3"}, …],
+     "checked": true,                                 (only of a check: nothing was launched; docs/report.md)
      "mover": {"moved": int, "reason": str | null},   (only under Slurm, where ranks have cgroups of their own)
      "recording": {"reason": str | null},             (only where a profile was to be recorded)
      "topology": {"given": int, "reason": str | null, "us": int | null},   (ranks that got it; what discovery took)
@@ -23,7 +24,8 @@ of the node started (``zero_us``: when that was, CLOCK_MONOTONIC)::
      "trace_lost": int,                               (changes of states that the trace has no more)
      "contexts": [{"executable": str, "numa_node": int, "pid": int, "fork_point": "preinit" | "main", "requests": int,
                    "refused": [{"fork_point": "main", "reason": str}, …], "preloaded": int,
-                   "dropped": [{"name": str, "reason": str}, …], "profile": "used" | "recorded" | null,
+                   "dropped": [{"name": str, "reason": str}, …], "kept": [str, …], (only of a check)
+                   "profile": "used" | "recorded" | null,
                    "died_early": int, "replicas": {"bytes": int, "objects": int, "wall_us": int, "cpu_us": int,
                    "reason": str | null,
                    "left_out": [{"name": str, "reason": str}, …]} | null,   (null: not asked for)
@@ -109,7 +111,7 @@ class Pages:
 class Context:
     """One proxy. ``created_us``: when it stood at its fork point; ``profile``: whether its preloads came from one
     ("used"), or a rank of it wrote one ("recorded"); ``died_early``: ranks that crashed in their first second;
-    ``pages``: when all ranks had been forked."""
+    ``pages``: when all ranks had been forked; ``kept``: names of what was preloaded, only of a check."""
 
     executable: str
     numa_node: int
@@ -124,6 +126,7 @@ class Context:
     died_early: int = 0
     replicas: Replicas | None = None
     pages: Pages | None = None
+    kept: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -183,6 +186,8 @@ class Node:
     mover: Mover | None = None
     recording: Recording | None = None
     topology: Topology | None = None
+    checked: bool = False
+    """Nothing was launched: what is said of ranks is what a launch would do."""
 
 
 @dataclass(frozen=True)
@@ -364,7 +369,13 @@ class _Fields:
             yield _Fields(item, self, key, index)
 
 
-_KINDS: dict[type, str] = {int: "a whole number", str: "a string", list: "a list", dict: "an object"}
+_KINDS: dict[type, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    str: "a string",
+    list: "a list",
+    dict: "an object",
+}
 
 
 def from_dict(data: Mapping[str, Any], place: str = "report") -> Report:
@@ -405,6 +416,7 @@ def _node(node: _Fields) -> Node:
             ),
             None,
         ),
+        checked=node.get("checked", bool, False),
     )
 
 
@@ -429,7 +441,15 @@ def _context(context: _Fields) -> Context:
         died_early=context.maybe("died_early", int) or 0,
         replicas=_replicas(context),
         pages=_pages(context),
+        kept=_names(context, "kept"),
     )
+
+
+def _names(of: _Fields, key: str) -> tuple[str, ...]:
+    found = of.get(key, list, [])
+    if not all(isinstance(name, str) for name in found):
+        raise ReportError(f"{of._place}: {key} is not a list of strings")
+    return tuple(found)
 
 
 def _replicas(context: _Fields) -> Replicas | None:
@@ -476,14 +496,19 @@ def summary(report: Report) -> str:
             f"no rank met a stub: {report.plain}" if report.plain else "no rank met a stub, or no node's part came here"
         )
     forked = [rank for rank in ranks if rank.launched_by == "fork"]
-    line = f"{len(forked)} of {_count(len(ranks), 'rank')} forked"
+    checked = any(node.checked for node in report.nodes)
+    line = f"{len(forked)} of {_count(len(ranks), 'rank')} {'would be ' if checked else ''}forked"
     if forked:
-        used = [c for node in report.nodes for c in node.contexts if c.requests]
+        used = [c for node in report.nodes for c in node.contexts if c.requests or node.checked]
         points = ", ".join(sorted({context.fork_point for context in used}))
         line += f" from {_count(len(used), 'proxy', 'proxies')}" + (f" ({points})" if points else "")
     elif len({rank.reason for rank in ranks}) == 1 and ranks[0].reason:
         return f"{line} ({ranks[0].reason})"
-    line += f", {_count(sum(node.vector_calls for node in report.nodes), 'vector call')}"
+    line += (
+        ", nothing was launched"
+        if checked
+        else f", {_count(sum(node.vector_calls for node in report.nodes), 'vector call')}"
+    )
     hosts = {node.host for node in report.nodes}
     if len(hosts) > 1:
         line += f" on {len(hosts)} nodes"
@@ -550,6 +575,8 @@ def _node_lines(node: Node) -> list[str]:
             if context.preloaded:
                 origin = " of a profile" if context.profile == "used" else ""
                 lines.append(f"  context {index} loaded {_count(context.preloaded, 'preload')}{origin}")
+            if context.kept:
+                lines.append(f"  context {index} loaded {', '.join(printable(name) for name in context.kept)}")
             if context.profile == "recorded":
                 lines.append(f"  context {index} recorded a profile: pspawn profile list")
             if context.died_early:

@@ -105,6 +105,31 @@ static void allow_core(void)
 		sys_prlimit(RLIMIT_CORE, &core_limit, NULL);
 }
 
+/* What it is was for us: the kind, an object's flags. */
+static const char *name_of(const char *preload)
+{
+	size_t skip = 0;
+
+	while (*preload == PSPAWN_PRELOAD_OBJECT && preload[skip] && preload[skip] != ' ')
+		skip++;
+	return *preload ? preload + skip + 1 : "";
+}
+
+static void tell_kept(void)
+{
+	const char *name = name_of(pspawn_proxy.batch->at_work);
+	size_t len = raw_strlen(name);
+	char text[PSPAWN_REASON_LEN];
+	struct raw_text t = {text, sizeof text, 0};
+
+	if (len >= sizeof text) {
+		raw_put(&t, "...");
+		name += len - (sizeof text - sizeof "...");
+	}
+	raw_put(&t, name);
+	pspawn_say(PSPAWN_MSG_KEPT, 0, text, 0);
+}
+
 static void give_up_if_id_was_asked(void)
 {
 	char reason[PSPAWN_REASON_LEN] = "";
@@ -139,6 +164,8 @@ void pspawn_end_preload(void)
 		pspawn_resume_judging(judging);
 	}
 	pspawn_proxy.loaded++;
+	if (pspawn_proxy.batch->tells_kept)
+		tell_kept();
 	pspawn_proxy.batch->at_work[0] = 0;
 }
 
@@ -148,13 +175,9 @@ static void drop(const char *preload, const char *reason)
 {
 	char text[PSPAWN_REASON_LEN];
 	struct raw_text t = {text, sizeof text, 0};
-	size_t skip = 0;
 
-	/* what it is was for us: the kind, an object's flags */
-	while (*preload == PSPAWN_PRELOAD_OBJECT && preload[skip] && preload[skip] != ' ')
-		skip++;
 	/* a name that left no room for the reason would not be told at all */
-	const char *name = *preload ? preload + skip + 1 : "";
+	const char *name = name_of(preload);
 	size_t len = raw_strlen(name), needed = raw_strlen(reason) + sizeof "...\n",
 	       room = sizeof text > needed + NAME_ROOM ? sizeof text - needed : NAME_ROOM;
 

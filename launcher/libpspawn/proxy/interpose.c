@@ -175,6 +175,8 @@ static void stop_at_name(const char *name, const void *caller)
 	raw_put(&t, *pspawn_proxy.batch->at_work ? "it" : library ? library : pspawn_proxy.actor);
 	raw_put(&t, " read a variable that differs between ranks: ");
 	raw_put(&t, name);
+	pspawn_pause_judging();
+	pspawn_line_of_python(&t);
 	if (library && pspawn_is_of_mpi(library) && pspawn_proxy.target == PSPAWN_APP && !*pspawn_proxy.batch->at_work)
 		raw_put(&t, " (MPI_Init before the fork point?)");
 	pspawn_give_up(reason);

@@ -9,7 +9,7 @@ import click
 from pspawn._version import __version__
 
 # Each is the module pspawn.cli.<name> with a click command of the same name.
-COMMANDS = ("bench", "doctor", "plan", "profile", "report", "topo")
+COMMANDS = ("bench", "check", "doctor", "plan", "profile", "report", "topo")
 
 
 class LazyGroup(click.Group):

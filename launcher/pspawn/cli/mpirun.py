@@ -105,6 +105,12 @@ OPTIONS = (
         "--pspawn-require",
     ),
     OwnOption(
+        "check",
+        "flag",
+        "Start no rank: climb, and report what this launch would do. See pspawn check --help.",
+        "--pspawn-check",
+    ),
+    OwnOption(
         "timeout",
         "seconds",
         "Give up on a silent partner after this many seconds.",
@@ -195,6 +201,8 @@ def run(words: list[str]) -> NoReturn:
         own_texts(asked_for)
         execute(mpirun, args, {})
     if os.environ.get("PSPAWN") == "0":
+        if own.stub.check:
+            raise EngineError("--pspawn-check: PSPAWN=0 turns pspawn off: nothing is checked", USAGE_ERROR)
         execute(mpirun, args, {})
     if mpirun.engine not in ENGINES:
         says = f": --version says '{mpirun.version[:60]}'" if mpirun.version else ""
@@ -203,9 +211,13 @@ def run(words: list[str]) -> NoReturn:
             f" name its kind with --pspawn-engine {'|'.join(ENGINES)}",
             126,
         )
+    if own.stub.check and mpirun.engine == SLURM:
+        raise EngineError("--pspawn-check: not with srun; pspawn check PROGRAM needs no launcher", USAGE_ERROR)
     report = Reporting(own, mpirun, words) if own.report is not None else None
     stub = own.stub._replace(report=report.path) if report else own.stub
     launch = prepare(mpirun, args, stub)
+    if own.stub.check and launch.plain:
+        raise EngineError(f"--pspawn-check: a plain launch, nothing is checked: {launch.plain}", USAGE_ERROR)
     if launch.plain and not launch.silent:
         if own.stub.require:
             raise EngineError(f"{launch.plain}, and --pspawn-require allows no plain launch")
@@ -443,7 +455,10 @@ def read_own(words: list[str]) -> Own:
         None if given.get("replicate") == "0" else given.get("replicate"),
         bool(given.get("report-pages")),
         given.get("topology"),
+        bool(given.get("check")),
     )  # fmt: skip
+    if stub.check and report is None:
+        report = ""
     return Own(stub, given.get("engine"), report)
 
 

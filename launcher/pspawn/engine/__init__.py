@@ -72,6 +72,7 @@ class StubOptions(NamedTuple):
     """"1", or a size like 512M."""
     report_pages: bool = False
     topology: Optional[str] = None  # noqa: UP045
+    check: bool = False
 
     def words(self, stub: str, engine: str) -> list[str]:
         """The stub's path and options. No option has a blank (engines split the agent at blanks); the path may."""
@@ -102,6 +103,8 @@ class StubOptions(NamedTuple):
             words.append("--pspawn-report-pages")
         if self.topology is not None:
             words.append(f"--pspawn-topology={self.topology}")
+        if self.check:
+            words.append("--pspawn-check")
         return words
 
 
