@@ -314,3 +314,19 @@ def test_srun_is_not_asked(one_launcher: Launcher, directory: Path) -> None:
     app = str(one_launcher.builder.program("with_habit.c", flags=["-DALONE"]))
     code, out, err = check(one_launcher, directory, "--json", app, env={"PSPAWN_ENGINE": "slurm"})
     assert code == 0 and json.loads(out)["started_by"] == "pspawn", (out, err)
+
+
+@pytest.mark.long
+def test_a_profile_is_used_and_not_changed(one_launcher: Launcher, directory: Path, tmp_path: Path) -> None:
+    """A launch would note in it what is dropped."""
+    env = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "PYTHONDONTWRITEBYTECODE": "1"}
+    pspawn = Pspawn("auto", None, "mpirun", ("--pspawn-record",))
+    run = one_launcher.run(script(), 2, pspawn=pspawn, bound=True, cwd=directory, env=env)
+    assert run.rc == 0, run
+    (profile,) = (tmp_path / "cache/pspawn/profiles").iterdir()
+    before = profile.read_bytes(), profile.stat().st_ino
+    code, out, err = check(one_launcher, directory, "--json", *script(), env=env)
+    (proxy,) = json.loads(out)["proxies"]
+    assert code == 1 and proxy["profile"] and "writes" in [item["name"] for item in proxy["dropped"]], (out, err)
+    assert len(proxy["kept"]) == proxy["preloaded"] and "numpy" in proxy["kept"], out
+    assert (profile.read_bytes(), profile.stat().st_ino) == before
