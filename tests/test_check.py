@@ -199,6 +199,11 @@ def test_the_object_is_named(one_launcher: Launcher, directory: Path) -> None:
     [
         (["./nowhere"], 3, "pspawn check: ./nowhere does not exist: name the program as mpirun would be told"),
         (["nowhere.py"], 3, "pspawn check: nowhere.py does not exist: name the script as python3 would be told"),
+        (
+            [sys.executable, "nowhere"],
+            3,
+            "pspawn check: nowhere does not exist: name the script as python3 would be told",
+        ),
         (["./script.py/x"], 3, "pspawn check: ./script.py/x does not exist"),
         (["/etc"], 3, "pspawn check: /etc is a directory"),
         (["--wrong", "./x"], 2, "No such option"),

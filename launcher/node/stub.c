@@ -46,8 +46,8 @@ struct stub {
 	int may_not_fork; /* so it cannot start a gatherer */
 	int says;	  /* why it launches plainly, though not verbose: for all of the node */
 	int wraps;	  /* what it execs starts another stub, for which --pspawn-require holds */
-	int check,
-		checked; /* --pspawn-check: nothing of the application runs here; the gatherer has given its verdict */
+	int check;	  /* --pspawn-check: nothing of the application runs here */
+	int checked;	  /* the gatherer has given its verdict */
 	struct engine_job job;
 	uint64_t sigmask; /* as the engine left it */
 	struct raw_rlimit nofile;

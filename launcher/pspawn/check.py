@@ -31,6 +31,7 @@ WITHOUT = "--alone does without mpirun"
 END_SECONDS = 5.0
 """For all to end that was asked to."""
 PR_SET_CHILD_SUBREAPER = 36
+_PYTHON = re.compile(r"python[0-9.]*")
 _LINE = re.compile(r" at (\S.*:\d+)(?: \([^()]*\))?$")
 _OBJECT = re.compile(r" \(([^()\s]+)\)$")
 """Where a reason names the line of Python, or else the object: not every word in brackets at its end is one."""
@@ -138,10 +139,8 @@ def check(
     """
     words = command(program)
     mpirun = None if alone else _mpirun()
-    with (
-        tempfile.TemporaryDirectory(prefix="pspawn-check-") as directory,
-        _Started(time.monotonic() + seconds) as started,
-    ):
+    started = _Started(time.monotonic() + seconds)
+    with tempfile.TemporaryDirectory(prefix="pspawn-check-") as directory, started:
         if mpirun:
             found = _by_mpirun(started, directory, words, StubOptions(fork_point, preload=preload))
         else:
@@ -162,10 +161,9 @@ def command(program: Sequence[str]) -> list[str]:
     trouble = "is not on PATH" if file is None else startable.problem(file)
     if trouble:
         raise CheckError(f"{words[0]} {trouble}: name the program as mpirun would be told")
-    if words[0] == "python3" and len(words) == len(program) + 1 and words[1].endswith(".py"):
-        trouble = None if os.path.isfile(words[1]) else startable.MISSING
-        if trouble:
-            raise CheckError(f"{words[1]} {trouble}: name the script as python3 would be told")
+    script = words[1] if len(words) > 1 and _PYTHON.fullmatch(os.path.basename(words[0])) else "-"
+    if not script.startswith("-") and not os.path.exists(script):
+        raise CheckError(f"{script} {startable.MISSING}: name the script as python3 would be told")
     return words
 
 
@@ -218,17 +216,17 @@ class _Started:
 
     def wait(self) -> list[int]:
         """Until all leaders have ended; their exit codes. CheckError if the time is over."""
-        codes: dict[int, int] = {}
-        while len(codes) < len(self.leaders):
+        codes: list[int] = []
+        while self.leaders:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if pid in self.leaders:
-                codes[pid] = os.waitstatus_to_exitcode(status)
+                self.leaders.remove(pid)  # its number may be a stranger's from now on
+                codes.append(os.waitstatus_to_exitcode(status))
             elif pid == 0:
                 if time.monotonic() > self.until:
                     raise CheckError("no verdict in time: give it more with --timeout")
                 time.sleep(0.01)
-        done, self.leaders = self.leaders, []
-        return [codes[pid] for pid in done]
+        return codes
 
     def __exit__(self, *_: object) -> None:
         """Stubs that are told to end take their gatherer with them, and it its proxies."""
