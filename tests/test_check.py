@@ -315,6 +315,13 @@ def test_a_launch_that_would_be_plain_is_none(directory: Path) -> None:
     assert not (directory / "ran").exists()
 
 
+def test_what_mpirun_says_is_passed_on(one_launcher: Launcher, directory: Path) -> None:
+    code, out, err = check(one_launcher, directory, "/bin/true", env={"OMPI_MCA_rmaps_base_mapping_policy": "nonsense"})
+    first, *others = err.splitlines()
+    assert code == 3 and first.startswith("pspawn check: mpirun ended with ") and "--alone" in first and not out, err
+    assert any("nonsense" in line for line in others), err
+
+
 def test_srun_is_not_asked(one_launcher: Launcher, directory: Path) -> None:
     app = str(one_launcher.builder.program("with_habit.c", flags=["-DALONE"]))
     code, out, err = check(one_launcher, directory, "--json", app, env={"PSPAWN_ENGINE": "slurm"})

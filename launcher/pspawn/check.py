@@ -38,7 +38,14 @@ _OBJECT = re.compile(r" \(([^()\s]+)\)$")
 
 
 class CheckError(Exception):
-    """There is no verdict; the message is one line that says what failed and what to do."""
+    """There is no verdict; the message is one line that says what failed and what to do.
+
+    ``said``: what mpirun has said, if that may tell more.
+    """
+
+    def __init__(self, message: str, said: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.said = tuple(said)
 
 
 @dataclass(frozen=True)
@@ -275,13 +282,17 @@ def _by_mpirun(started: _Started, directory: str, words: list[str], options: Stu
     with tempfile.TemporaryFile(dir=directory) as stderr:
         started.start(become, stderr.fileno())
         (code,) = started.wait()
-        said = _said(stderr)
+        said = _lines(stderr)
+    trouble = _trouble(said)
+    if code and trouble:
+        raise CheckError(trouble)
+    others = [line for line in said if not line.startswith("pspawn")]
     if code:
-        raise CheckError(said if "nothing is checked" in said else f"{said or f'mpirun ended with {code}'}; {WITHOUT}")
+        raise CheckError(f"mpirun ended with {code}; {WITHOUT}", others)
     try:
         return reports.read(file)[0]
     except reports.ReportError:
-        raise CheckError(f"{said or 'no node has reported'}; {WITHOUT}") from None
+        raise CheckError(f"{trouble or 'no node has reported'}; {WITHOUT}", others) from None
 
 
 def _by_ourselves(started: _Started, directory: str, words: list[str], options: StubOptions) -> dict[str, Any]:
@@ -303,20 +314,24 @@ def _by_ourselves(started: _Started, directory: str, words: list[str], options: 
         for rank in range(RANKS):
             started.start(become(rank), stderr.fileno())
         codes = started.wait()
-        said = _said(stderr)
+        said = _lines(stderr)
     merged = reports.merge(place.awaited_parts(1, 1), {"version": reports.VERSION})
     if any(codes) or not merged.parts:
-        raise CheckError(said or "the gatherer has not reported")
+        raise CheckError(_trouble(said) or "the gatherer has not reported")
     return merged.report
 
 
-def _said(stderr: Any) -> str:
-    """The line that says why there is no verdict: a stub's, else pspawn-mpirun's last, else mpirun's last."""
+def _lines(stderr: Any) -> list[str]:
+    """What was said there."""
     stderr.seek(0)
-    lines = [line.strip() for line in stderr.read().decode(errors="replace").splitlines() if re.search(r"\w", line)]
-    stubs = [line for line in lines if line.startswith("pspawn: ")][:1]
-    ours = [line for line in lines if line.startswith("pspawn")][-1:]
-    return " ".join(stubs or ours or lines[-1:])
+    return [line.rstrip() for line in stderr.read().decode(errors="replace").splitlines() if re.search(r"\w", line)]
+
+
+def _trouble(said: list[str]) -> str | None:
+    """What of it says why there is no verdict: a stub's first line, else pspawn-mpirun's own."""
+    stubs = [line for line in said if line.startswith("pspawn: ")]
+    ours = [line for line in said if line.startswith(f"{PROGRAM}: ") and "no node has written" not in line]
+    return next(iter(stubs + ours), None)
 
 
 def _finding(name: str, reason: str, executable: str) -> Finding:

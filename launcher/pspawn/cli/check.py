@@ -65,7 +65,7 @@ def check(
     except KeyboardInterrupt:
         _end_by_int()
     except checks.CheckError as error:
-        _no_verdict(str(error))
+        _no_verdict(str(error), error.said)
     except OSError as error:
         _no_verdict(f"{error.filename or 'the system'}: {error.strerror}")
     if as_json:
@@ -124,10 +124,12 @@ def _alike(proxies: tuple[Proxy, ...]) -> list[tuple[Proxy, list[int]]]:
     return list(found.values())
 
 
-def _no_verdict(why: str) -> NoReturn:
+def _no_verdict(why: str, said: tuple[str, ...] = ()) -> NoReturn:
     from pspawn.report import printable
 
     click.echo(f"pspawn check: {printable(why)}", err=True)
+    for line in said:
+        click.echo(f"  {printable(line)}", err=True)
     raise SystemExit(NO_VERDICT)
 
 
