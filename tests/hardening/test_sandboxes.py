@@ -179,14 +179,17 @@ def test_behind_a_wrapper_that_mpirun_was_given(one_launcher: Launcher, name: st
 def test_each_rank_in_another(one_launcher: Launcher, sandbox: str) -> None:
     """All that meet in one launch, and some in none, whoever comes first and starts the gatherer."""
     rank = one_launcher.mpi.rank_variable
-    names = [*MEET, "nothing", "nothing+fork", "nothing"]
+    # Where the socket's name is made of the daemon's addresses: these may not look at them (docs/security.md).
+    kept_away = () if one_launcher.mpi.name == "openmpi4" else ("landlock", "landlock+fork", "user")
+    met = [name for name in MEET if name not in kept_away]
+    names = [*met, "nothing", "nothing+fork", "nothing"]
     n = len(names)
     choose = f'set -- {" ".join(names)} -- "$@"; i=${rank}; while [ $i -gt 0 ]; do shift; i=$((i-1)); done; '
     choose += f'name=$1; while [ "$1" != -- ]; do shift; done; shift; exec {sandbox} "$name" "$@"'
     plain, ours = both(one_launcher, ["sh", "-c", choose, "sh"], sandbox, n=n)
     assert seen(ours, sandbox, n) == seen(plain, sandbox, n), f"{plain}\n{ours}"
     reasons = why(ours, n)
-    assert len([reason for reason in reasons if reason is not None]) >= len(MEET) - 1, ours
+    assert len([reason for reason in reasons if reason is not None]) >= len(met) - 1, ours
 
 
 @pytest.mark.parametrize("one_launcher", OLD, indirect=True)
