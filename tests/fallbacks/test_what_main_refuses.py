@@ -27,6 +27,12 @@ HABITS = {
     "SIGNAL": ("signal",),
     "LIMIT": ("resource limit",),
     "POLICY": ("memory policy",),
+    # no system call tells of these
+    "CLOCK": ("asked for the time",),
+    "COUNTER": ("asked the processor for the time",),
+    "DRAWS": ("may draw random numbers (rdrand)",),
+    "AUXV": ("AT_RANDOM",),
+    "ENVIRON": ("_RANK",),
 }
 
 
@@ -65,6 +71,14 @@ def test_preinit_does_not_mind(one_launcher: Launcher, habit: str) -> None:
 @pytest.mark.parametrize("one_launcher", ["openmpi4", "mpich4"], indirect=True)
 def test_a_library_without_habits_is_not_refused(one_launcher: Launcher) -> None:
     _, ours = both(one_launcher, "NONE", "main")
+    assert_forked(ours.report, N, "main")
+
+
+@pytest.mark.parametrize("one_launcher", ["openmpi4", "mpich4"], indirect=True)
+def test_handlers_of_pthread_atfork_run_when_a_rank_forks(one_launcher: Launcher) -> None:
+    """And not when it is forked itself: a plain rank counts those of its own fork alone."""
+    plain, ours = both(one_launcher, "ATFORK", "main")
+    assert b"2 forks" in plain.out, plain
     assert_forked(ours.report, N, "main")
 
 

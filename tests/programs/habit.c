@@ -8,12 +8,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/auxv.h>
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
+#include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 const char *habit_seen(void);
@@ -33,6 +36,24 @@ static void *idle(void *argument)
 static void take(int number)
 {
 	strcpy(seen, number == SIGUSR1 ? "a signal" : "another");
+}
+#endif
+
+#ifdef HABIT_DRAWS
+/* Behind a call, as in a library's own generator. */
+static unsigned long long drawn;
+static void __attribute__((noinline, target("rdrnd"))) draw(void)
+{
+	if (__builtin_cpu_supports("rdrnd"))
+		__builtin_ia32_rdrand64_step(&drawn);
+}
+#endif
+
+#ifdef HABIT_ATFORK
+static int forks;
+static void count_fork(void)
+{
+	snprintf(seen, sizeof seen, "%d forks", ++forks);
 }
 #endif
 
@@ -123,6 +144,24 @@ static void __attribute__((constructor)) habit(void)
 	int fd = syscall(SYS_openat, AT_FDCWD, "written", O_WRONLY | O_CREAT | O_APPEND, 0666);
 	snprintf(seen, sizeof seen, "wrote %d", (int)syscall(SYS_write, fd, "x", 1ul));
 	syscall(SYS_close, fd);
+#elif defined(HABIT_CLOCK) /* by the vDSO: no system call */
+	struct timespec now;
+	clock_gettime(CLOCK_REALTIME, &now);
+	snprintf(seen, sizeof seen, "a time %d", now.tv_nsec >= 0);
+#elif defined(HABIT_COUNTER)
+	snprintf(seen, sizeof seen, "a counter %d", __builtin_ia32_rdtsc() > 0);
+#elif defined(HABIT_DRAWS)
+	draw();
+	strcpy(seen, "a number");
+#elif defined(HABIT_AUXV)
+	snprintf(seen, sizeof seen, "%d", *(const int *)getauxval(AT_RANDOM) != 0x70737077);
+#elif defined(HABIT_ENVIRON)
+	for (char **e = environ; *e; e++)
+		if (strncmp(*e, "OMPI_COMM_WORLD_RANK=", 21) == 0 || strncmp(*e, "PMI_RANK=", 9) == 0)
+			snprintf(seen, sizeof seen, "rank %s", strchr(*e, '=') + 1);
+#elif defined(HABIT_ATFORK)
+	strcpy(seen, "0 forks");
+	pthread_atfork(count_fork, count_fork, count_fork);
 #endif
 }
 
@@ -136,6 +175,12 @@ const char *habit_seen(void)
 
 	syscall(SYS_get_mempolicy, &mode, nodes, 1024ul, NULL, 0ul);
 	snprintf(seen, sizeof seen, "policy %d on %lx", mode, nodes[0]);
+#endif
+#ifdef HABIT_ATFORK
+	if (fork() == 0) /* before, and in the parent: here they run */
+		_exit(0);
+	while (wait(NULL) > 0)
+		;
 #endif
 	return seen;
 }

@@ -65,6 +65,24 @@ MODULES = {
         None,
         "os.environ.get('LOCAL_NEW'), os.popen('echo $LOCAL_NEW').read()",
     ),
+    "clock": Module("import time\nSTART = time.monotonic()", "asked for the time", "local.START > 0"),
+    "seeded-by-time": Module(
+        "import random, time\nG = random.Random(time.perf_counter_ns())", "asked for the time", "local.G.random() < 1"
+    ),
+    "whole-seconds": Module("import ctypes\nNOW = ctypes.CDLL(None).time(None) > 0", None, "local.NOW"),
+    "logging": Module("import logging\nSTART = logging._startTime", None, "local.START > 0"),
+    "ctypes-environ": Module(
+        "import ctypes, itertools\nALL = ctypes.POINTER(ctypes.c_char_p).in_dll(ctypes.CDLL(None), 'environ')\n"
+        "ALL = [x for x in itertools.takewhile(bool, (ALL[i] for i in itertools.count())) if x[:9] == b'PMI_RANK=']",
+        "without getenv",
+        "local.ALL",
+    ),
+    "ctypes-auxv": Module(
+        "import ctypes\nC = ctypes.CDLL(None)\nC.getauxval.restype = ctypes.c_void_p\n"
+        "RANDOM = ctypes.string_at(C.getauxval(25), 16)",
+        "AT_RANDOM",
+        "len(local.RANDOM)",
+    ),
     "prints": Module("print('hello from the import')", "wrote to its standard output"),
     "prints-to-stderr": Module("import sys\nprint('hello', file=sys.stderr, flush=True)", "wrote to its standard"),
     "warns": Module("import warnings\nwarnings.warn('odd')", "wrote to its standard"),
@@ -76,7 +94,7 @@ MODULES = {
     ),
     "executor": Module(
         "from concurrent.futures import ThreadPoolExecutor\nE = ThreadPoolExecutor(1)\nE.submit(pow, 2, 2)",
-        "started a thread",
+        "asked for the time",
         "local.E.submit(pow, 2, 3).result()",
     ),
     "getpid": Module("import os\nPID = os.getpid()", "getpid", "local.PID == os.getpid()"),

@@ -197,6 +197,9 @@ static int check_asked(struct raw_text *reason)
 		return blame(reason, "read a variable that differs between ranks: ", name);
 	if (pspawn_asked & ASKED_RANDOM)
 		return blame(reason, "asked for random numbers (getrandom)", "");
+	name = pspawn_proxy.target == PSPAWN_MAIN ? pspawn_drawing_object() : NULL;
+	if (name)
+		return blame(reason, "may draw random numbers (rdrand), in a constructor of ", name);
 	if ((pspawn_asked & ASKED_CPUS && batch->masks_differ != PSPAWN_MASKS_ALIKE) ||
 	    (pspawn_asked & ASKED_CPU_COUNT && batch->masks_differ == PSPAWN_MASKS_DIFFER))
 		return blame(reason, "asked for its CPUs (affinity), which differ between ranks", "");
@@ -449,11 +452,17 @@ int pspawn_trial_fork(void)
 	const char *name;
 	int status = 0, recording = pspawn_recording, judging = pspawn_pause_judging();
 
+	pspawn_pass_handlers_of_askers();
 	pspawn_recording = PSPAWN_RECORD_RENEWALS;
 	pid_t pid = fork();
 
-	if (pid == 0)
-		sys_exit(pspawn_pid_keeper(&name) + 1);
+	if (pid == 0) {
+		int keeper = pspawn_pid_keeper(&name);
+
+		if (keeper < 0)
+			pspawn_try_handlers();
+		sys_exit(keeper + 1);
+	}
 	pspawn_recording = recording;
 	while (pid > 0 && waitpid(pid, &status, 0) < 0 && errno == EINTR)
 		;
@@ -472,7 +481,7 @@ static int check_trial_fork(struct raw_text *reason)
 
 	if (status < 0)
 		return refuse(reason, "a trial fork failed", "");
-	if (!WIFEXITED(status))
+	if (!WIFEXITED(status) || WEXITSTATUS(status) == PSPAWN_TRIAL_DIES)
 		return refuse(reason, "a fork of it dies", "");
 	if (WEXITSTATUS(status) == 0)
 		return 0;

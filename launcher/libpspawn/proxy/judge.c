@@ -7,8 +7,8 @@
  * here ends the climb too.
  *
  * By syscall user dispatch (Linux 5.11; Documentation/admin-guide/syscall-user-dispatch.rst): every system call that
- * is not made from this object's own code raises SIGSYS instead. The setting is one thread's and ends by prctl(2); no
- * fork inherits it, so nothing of it is in a rank. Where there is none of it (older kernels, other architectures, a seccomp
+ * is not made from this object's own code raises SIGSYS instead. What is learnt without any raises SIGSEGV (faults.c). The
+ * setting is one thread's and ends by prctl(2); no fork inherits it, so nothing of it is in a rank. Where there is none of it (older kernels, other architectures, a seccomp
  * filter), nothing climbs.
  */
 #define _GNU_SOURCE
@@ -53,6 +53,8 @@ static void __attribute__((noreturn)) give_up_without_judge(void)
 #define PROC_MAGIC 0x9fa0	/* statfs(2) */
 #define UNBLOCKABLE (1ull << (SIGKILL - 1) | 1ull << (SIGSTOP - 1))
 #define SIGSYS_BIT (1ull << (SIGSYS - 1))
+#define SIGSEGV_BIT (1ull << (SIGSEGV - 1))
+#define OWN_SIGNALS (SIGSYS_BIT | SIGSEGV_BIT)
 #define WRITES (O_WRONLY | O_RDWR | O_CREAT | O_TRUNC)
 
 extern const char __ehdr_start[] HIDDEN, etext[] HIDDEN;
@@ -74,10 +76,13 @@ struct kernel_action { /* struct sigaction as rt_sigaction(2) has it */
 	uint64_t mask;
 };
 
-static struct kernel_action action_before;
-static int is_on, was_sigsys_blocked;
+static struct kernel_action action_before[2]; /* SIGSYS, SIGSEGV */
+static uint64_t blocked_before;		      /* of these two */
+static int is_on, watches_time, is_counter_free;
+static int is_trial;
 static uint64_t rank_mask;	      /* as the program sees it */
 static const uintptr_t *caller_stack; /* of the call that is judged */
+static uintptr_t caller_at;	      /* and where it is made */
 static const char *asked_id;	      /* since the last preload ended */
 static uint8_t own_fds[OWN_FDS / 8];  /* opened during this climb */
 static uint8_t made_fds[OWN_FDS / 8]; /* these, and copies that it made of others */
@@ -117,9 +122,7 @@ static int is_standard(long fd)
 	return fd >= 0 && fd <= 2;
 }
 
-/* Is a preload at work, or constructors, or the program itself? Before that it is an interpreter's own start, which each
- * rank renews (in_proxy.py). */
-static int is_others_code(void)
+int pspawn_is_others_code(void)
 {
 	const struct proxy *p = &pspawn_proxy;
 
@@ -322,7 +325,6 @@ static const uint16_t harmless[] = {
 	__NR_getcpu,
 	__NR_membarrier,
 	334 /* rseq */,
-	__NR_gettimeofday,
 	__NR_readahead,
 	__NR_getdents,
 	__NR_getdents64,
@@ -522,7 +524,7 @@ static const char *judge_stream(long fd)
 	static const char *const text[] = {"looked at its standard input", "looked at its standard output",
 					   "looked at its standard error"};
 
-	if (!is_standard(fd) || !is_others_code() || pspawn_proxy.runs || is_called_by("libgfortran"))
+	if (!is_standard(fd) || !pspawn_is_others_code() || pspawn_proxy.runs || is_called_by("libgfortran"))
 		return NULL;
 	return text[fd];
 }
@@ -599,23 +601,24 @@ static const char *judge_random(long len, long flags)
 	if (pspawn_is_noted ||
 	    (flags == GRND_NONBLOCK && (len == 8 || (p->batch && p->batch->interpreter && p->target == PSPAWN_MAIN))))
 		return NULL;
-	return is_others_code() ? "asked for random numbers by a system call of its own" : NULL;
+	return pspawn_is_others_code() ? "asked for random numbers by a system call of its own" : NULL;
 }
 
 /* Asking changes nothing outside, and whoever raises a signal asks first: what it does with it is seen before the end. */
 static const char *judge_pid(long number)
 {
-	if (pspawn_is_noted || !is_others_code() || is_known(number))
+	if (pspawn_is_noted || !pspawn_is_others_code() || is_known(number))
 		return NULL;
 	asked_id = number != __NR_getpid ? "asked for its thread id"
 					 : "asked for its process id by a system call of its own (not getpid)";
 	return NULL;
 }
 
-static const char *judge_clock(long clock)
+/* Where the processor's counter is no good clock, and by whoever does not ask libc. */
+static const char *judge_clock(long clock, uintptr_t at)
 {
 	if (clock != CLOCK_PROCESS_CPUTIME_ID && clock != CLOCK_THREAD_CPUTIME_ID && clock >= 0)
-		return NULL;
+		return pspawn_judge_time(at, caller_stack);
 	return "asked for its CPU time";
 }
 
@@ -742,7 +745,9 @@ static const char *judge_call(long number, const long *a, const char **detail)
 	case __NR_set_tid_address:
 		return judge_pid(number);
 	case __NR_clock_gettime:
-		return judge_clock((int)a[0]);
+		return judge_clock((int)a[0], caller_at);
+	case __NR_gettimeofday:
+		return judge_clock(CLOCK_REALTIME, caller_at);
 	case __NR_process_vm_readv:
 		return (int)a[0] == pspawn_proxy.climber ? NULL : "read another process's memory";
 	case __NR_personality:
@@ -775,6 +780,8 @@ static void __attribute__((noreturn)) end_climb(long number, const char *why, co
 	struct raw_text t = {reason, sizeof reason, 0};
 	const char *caller;
 
+	if (is_trial)
+		sys_exit(number == __NR_kill || number == __NR_tkill || number == __NR_tgkill ? PSPAWN_TRIAL_DIES : 0);
 	raw_put(&t, p->batch && *p->batch->at_work ? "it" : p->actor);
 	raw_put(&t, " ");
 	raw_put(&t, why);
@@ -784,6 +791,8 @@ static void __attribute__((noreturn)) end_climb(long number, const char *why, co
 		raw_put_num(&t, number);
 	caller = find_caller();
 	dispatch(DISPATCH_OFF);
+	if (watches_time)
+		watches_time = pspawn_watch_time(0);
 	pspawn_line_of_python(&t);
 	if (caller) {
 		raw_put(&t, " (");
@@ -795,7 +804,13 @@ static void __attribute__((noreturn)) end_climb(long number, const char *why, co
 	pspawn_give_up(reason);
 }
 
-/* A climber has all signals blocked, but SIGSYS: who asks is told what a rank would have, and who sets, sets that. OpenBLAS's
+void pspawn_end_climb(const uintptr_t *stack, const char *why, const char *detail)
+{
+	caller_stack = stack;
+	end_climb(0, why, detail);
+}
+
+/* A climber has all signals blocked, but the judge's own: who asks is told what a rank would have, and who sets, sets that. OpenBLAS's
  * threads take over what there is. */
 static long set_mask(ucontext_t *u, const long *a)
 {
@@ -806,20 +821,25 @@ static long set_mask(ucontext_t *u, const long *a)
 	if (a[1]) {
 		raw_copy(&set, (const void *)a[1], sizeof set);
 		set = a[0] == SIG_BLOCK ? now | set : a[0] == SIG_UNBLOCK ? now & ~set : set;
-		*mask = set & ~UNBLOCKABLE & ~(mask == &rank_mask ? 0 : SIGSYS_BIT);
+		*mask = set & ~UNBLOCKABLE & ~(mask == &rank_mask ? 0 : OWN_SIGNALS);
 	}
 	if (a[2])
 		raw_copy((void *)a[2], &now, sizeof now);
 	return 0;
 }
 
-/* The same of its handler, which is put in place when the judge goes. */
-static long set_action(const struct kernel_action *action, struct kernel_action *before)
+static struct kernel_action *kept_action(long sig)
 {
-	struct kernel_action was = action_before;
+	return sig == SIGSYS ? &action_before[0] : sig == SIGSEGV ? &action_before[1] : NULL;
+}
+
+/* The same of its handlers of the judge's signals, which are put in place when the judge goes. */
+static long set_action(struct kernel_action *kept, const struct kernel_action *action, struct kernel_action *before)
+{
+	struct kernel_action was = *kept;
 
 	if (action)
-		action_before = *action;
+		*kept = *action;
 	if (before)
 		*before = was;
 	return 0;
@@ -888,6 +908,9 @@ static void judge(int sig, siginfo_t *info, void *context)
 
 	(void)sig;
 	caller_stack = (const uintptr_t *)r[REG_RSP];
+	caller_at = (uintptr_t)r[REG_RIP];
+	if (is_counter_free && sys0(__NR_gettid) == pspawn_proxy.climber)
+		is_counter_free = pspawn_watch_time(1) < 0;
 	if (info->si_arch != AUDIT_ARCH_X86_64)
 		end_climb(number, "made a system call of another architecture", NULL);
 	if (number == __NR_rt_sigreturn) { /* the stack pointer is at its frame */
@@ -898,18 +921,29 @@ static void judge(int sig, siginfo_t *info, void *context)
 		r[REG_RAX] = set_mask(u, a);
 		return;
 	}
+	if ((number == __NR_exit_group || number == __NR_exit) && is_trial)
+		sys_exit(0);
 	if (number == __NR_exit_group || number == __NR_exit)
 		pspawn_ended();
 	why = judge_call(number, a, &detail);
 	if (why)
 		end_climb(number, why, detail);
 	if (number == __NR_clone || number == 435) {
+		/* threads that compute look at the counter all the time, and inherit this (prctl(2)) */
+		if (watches_time)
+			is_counter_free = !pspawn_watch_time(0);
 		pspawn_judge_behind = (uintptr_t)r[REG_RIP];
 		r[REG_RIP] = (greg_t)(uintptr_t)pspawn_judge_clone;
 		return;
 	}
-	if (number == __NR_rt_sigaction && a[0] == SIGSYS) {
-		r[REG_RAX] = set_action((const struct kernel_action *)a[1], (struct kernel_action *)a[2]);
+	if (number == __NR_rt_sigaction && kept_action(a[0])) {
+		r[REG_RAX] =
+			set_action(kept_action(a[0]), (const struct kernel_action *)a[1], (struct kernel_action *)a[2]);
+		return;
+	}
+	if (number == __NR_prctl && a[0] == PR_GET_TSC && a[1]) {
+		*(int *)a[1] = PR_TSC_ENABLE;
+		r[REG_RAX] = 0;
 		return;
 	}
 	ret = sys6(number, a[0], a[1], a[2], a[3], a[4], a[5]);
@@ -923,14 +957,18 @@ static void judge(int sig, siginfo_t *info, void *context)
 static void start(void)
 {
 	struct kernel_action action = {judge, SA_SIGINFO | SA_RESTORER, pspawn_judge_return, 0};
-	uint64_t sigsys = SIGSYS_BIT, before = 0;
+	uint64_t own = OWN_SIGNALS;
 
-	if (sys4(__NR_rt_sigaction, SIGSYS, &action, &action_before, 8) < 0)
+	if (sys4(__NR_rt_sigaction, SIGSYS, &action, &action_before[0], 8) < 0)
 		give_up_without_judge();
-	sys4(__NR_rt_sigprocmask, SIG_UNBLOCK, &sigsys, &before, 8);
-	was_sigsys_blocked = !!(before & SIGSYS_BIT);
+	action.handler = pspawn_fault;
+	if (sys4(__NR_rt_sigaction, SIGSEGV, &action, &action_before[1], 8) < 0)
+		give_up_without_judge();
+	sys4(__NR_rt_sigprocmask, SIG_UNBLOCK, &own, &blocked_before, 8);
+	blocked_before &= OWN_SIGNALS;
 	is_on = 1;
-	if (dispatch(DISPATCH_ON) < 0)
+	watches_time = pspawn_watch_time(1);
+	if (watches_time < 0 || dispatch(DISPATCH_ON) < 0)
 		give_up_without_judge();
 }
 
@@ -945,15 +983,16 @@ void pspawn_begin_judging(void)
 
 int pspawn_pause_judging(void)
 {
-	uint64_t sigsys = SIGSYS_BIT;
-
 	if (!is_on)
 		return 0;
 	is_on = 0;
 	dispatch(DISPATCH_OFF);
-	sys4(__NR_rt_sigaction, SIGSYS, &action_before, NULL, 8);
-	if (was_sigsys_blocked)
-		sys4(__NR_rt_sigprocmask, SIG_BLOCK, &sigsys, NULL, 8);
+	if (watches_time)
+		watches_time = pspawn_watch_time(0);
+	sys4(__NR_rt_sigaction, SIGSYS, &action_before[0], NULL, 8);
+	sys4(__NR_rt_sigaction, SIGSEGV, &action_before[1], NULL, 8);
+	if (blocked_before)
+		sys4(__NR_rt_sigprocmask, SIG_BLOCK, &blocked_before, NULL, 8);
 	return 1;
 }
 
@@ -961,6 +1000,12 @@ void pspawn_resume_judging(int was_on)
 {
 	if (was_on)
 		start();
+}
+
+void pspawn_begin_trial(void)
+{
+	is_trial = 1;
+	start();
 }
 
 const char *pspawn_asked_id(void)
@@ -988,6 +1033,10 @@ int pspawn_pause_judging(void)
 void pspawn_resume_judging(int was_on)
 {
 	(void)was_on;
+}
+
+void pspawn_begin_trial(void)
+{
 }
 
 const char *pspawn_asked_id(void)

@@ -8,6 +8,7 @@
 #define PSPAWN_PROXY_H
 
 #include <linux/prctl.h>
+#include <signal.h>
 
 #include "../shared.h"
 
@@ -32,6 +33,7 @@ struct proxy {
 	size_t kept_argv_bytes; /* of these the arguments */
 	char comm[16];		/* as exec set it */
 	unsigned char *random;	/* AT_RANDOM's 16 bytes */
+	void *auxv;		/* the vector that has their address */
 	struct prctl_mm_map map;
 	const char *actor;	    /* who gets the blame in a refusal: "a constructor", a preload's name */
 	struct pspawn_batch *batch; /* mapped while a climb or a vector call needs it */
@@ -80,9 +82,6 @@ static inline int pspawn_is_climber(void)
 
 /* point.c: before the program itself runs on. Ends the climb if nothing in it would ever say that it is time. */
 HIDDEN void pspawn_begin_program(int is_python);
-/* point.c: before the checks at the fork point, and after them. */
-HIDDEN void pspawn_pause_program(void);
-HIDDEN void pspawn_end_program(void);
 HIDDEN int pspawn_has_read_stdin(void);
 /* point.c: if this is the climber to app it stops here: 1 in its ranks, 0 everywhere else. */
 HIDDEN int pspawn_point_reached(void);
@@ -136,6 +135,45 @@ HIDDEN int pspawn_has_changed_mask(void);
 HIDDEN const char *pspawn_asked_id(void);
 /* judge.c: interpose.c has noted what is asked for now, and judges it by what becomes of it. */
 extern int pspawn_is_noted HIDDEN;
+
+/* judge.c: the climb ends, because of what was asked without a system call, with this stack. */
+HIDDEN void pspawn_end_climb(const uintptr_t *stack, const char *why, const char *detail) __attribute__((noreturn));
+/* judge.c: is a preload at work, or constructors, or the program itself? Before that it is an interpreter's own start, which
+ * each rank renews (in_proxy.py). */
+HIDDEN int pspawn_is_others_code(void);
+
+/* faults.c: from here on, until they are removed, it ends the climb to read the value of a variable that differs between
+ * ranks, or the bytes of AT_RANDOM. */
+HIDDEN void pspawn_set_traps(void);
+HIDDEN void pspawn_remove_traps(void);
+/* faults.c: the handler of SIGSEGV; and whether the processor's counter raises it. pspawn_watch_time(1) returns what it has
+ * done, -1 if it cannot be had. */
+HIDDEN void pspawn_fault(int sig, siginfo_t *info, void *context);
+HIDDEN int pspawn_watch_time(int on);
+/* faults.c: who asks for the time by the instruction `at`, with this stack: why it may not, or NULL. */
+HIDDEN const char *pspawn_judge_time(uintptr_t at, const uintptr_t *stack);
+
+enum pspawn_interpreter_word { PSPAWN_WORD_NONE, PSPAWN_WORD_CODE, PSPAWN_WORD_CLOCK, PSPAWN_WORD_LOCK };
+/* python.c: is this an address in the interpreter's code, and in what asks for the time, or waits for a lock there? */
+HIDDEN enum pspawn_interpreter_word pspawn_word_of_python(uintptr_t word);
+/* python.c: does the module that asks for the time now get it anew in each rank? */
+HIDDEN int pspawn_time_is_renewed(void);
+
+/* judge.c: from here on, in a child that ends, what would end a climb ends it: with 0, or PSPAWN_TRIAL_DIES if that is a
+ * signal which it sends. */
+#define PSPAWN_TRIAL_DIES 255
+HIDDEN void pspawn_begin_trial(void);
+
+/* atfork.c: handlers of pthread_atfork(3) that no rank's fork runs. Before a fork: of who asked for the process id, they do
+ * run. In a rank: libc is told of them. In a child that ends: runs them. */
+HIDDEN void pspawn_pass_handlers_of_askers(void);
+HIDDEN void pspawn_pass_handlers(void);
+HIDDEN void pspawn_try_handlers(void);
+/* interpose.c: has the object with this address asked for the process id on the way up? */
+HIDDEN int pspawn_has_asked_pid(const void *address);
+
+/* scan.c: an object of which a constructor draws random numbers by an instruction, or NULL. */
+HIDDEN const char *pspawn_drawing_object(void);
 
 /* check.c: each writes a reason and returns -1 if this process must not be forked from. */
 HIDDEN int pspawn_check_preinit(struct raw_text *reason);
