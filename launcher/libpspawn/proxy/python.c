@@ -19,6 +19,7 @@
 #define Py_file_input 257 /* Include/compile.h */
 #define METH_VARARGS 1	  /* Include/methodobject.h */
 #define METH_NOARGS 4
+#define IMPORT_BYTES 2048
 #define CLOCK_BYTES 8192 /* of the interpreter's code, around its function that asks */
 
 /* The Python half, kept in the object and compiled in the proxy alone. */
@@ -101,7 +102,7 @@ static int is_loading;	  /* preloads */
 /* The interpreter's code; of it what waits for a lock, which asks for the time before it looks; and pytime.c. */
 static struct range {
 	uintptr_t start, end;
-} code, locks[2], clock;
+} code, locks[3], clock;
 
 int pspawn_is_python(void)
 {
@@ -292,7 +293,7 @@ enum pspawn_interpreter_word pspawn_word_of_python(uintptr_t word)
 {
 	if (word < code.start || word >= code.end)
 		return PSPAWN_WORD_NONE;
-	for (int i = 0; i < 2; i++)
+	for (int i = 0; i < 3; i++)
 		if (word >= locks[i].start && word < locks[i].end)
 			return PSPAWN_WORD_LOCK;
 	return word >= clock.start && word < clock.end ? PSPAWN_WORD_CLOCK : PSPAWN_WORD_CODE;
@@ -553,16 +554,18 @@ static int find_code(struct dl_phdr_info *info, size_t size, void *data)
 
 static void find_ranges(void)
 {
-	static const char *const names[] = {"PyThread_acquire_lock_timed",
-					    "PyThread_acquire_lock"}; /* one may hold the other */
+	/* one may hold another; the third what an interpreter built as a whole has put into its locks of imports */
+	static const char *const names[] = {"PyThread_acquire_lock_timed", "PyThread_acquire_lock",
+					    "_PyImport_ReleaseLock"};
 
-	for (int i = 0; i < 2; i++) {
+	for (int i = 0; i < 3; i++) {
 		void *function = dlsym(RTLD_DEFAULT, names[i]);
 		ElfW(Sym) *symbol = NULL;
 		Dl_info info;
 
 		if (function && dladdr1(function, &info, (void **)&symbol, RTLD_DL_SYMENT) && symbol)
-			locks[i] = (struct range){(uintptr_t)function, (uintptr_t)function + symbol->st_size};
+			locks[i] = (struct range){(uintptr_t)function,
+						  (uintptr_t)function + (i < 2 ? symbol->st_size : IMPORT_BYTES)};
 	}
 	dl_iterate_phdr(find_code, (void *)(uintptr_t)py.add_hook);
 	clock.start = (uintptr_t)dlsym(RTLD_DEFAULT, "_PyTime_GetMonotonicClock");
