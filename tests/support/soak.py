@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import os
 import random
 import re
@@ -43,6 +44,9 @@ from support.build import Builder
 from support.figures import Figures
 from support.mpi import MPIS, STUB, Launcher, Pspawn
 from support.steps import DOMAINS, PLUGIN, plugstack
+
+PR_SET_CHILD_SUBREAPER, PR_GET_CHILD_SUBREAPER = 36, 37
+"""linux/prctl.h"""
 
 RANKS = 2
 AT_ONCE = 4
@@ -517,9 +521,23 @@ def meet(family: Family, fault: Fault, process: subprocess.Popen[bytes], moment:
 
 
 @contextlib.contextmanager
+def no_subreaper() -> Iterator[None]:
+    """Whom libpspawn has made one, in an earlier test, would have zombies of gatherers: nobody reaps them."""
+    prctl = ctypes.CDLL(None).prctl
+    before = ctypes.c_int()
+    prctl(PR_GET_CHILD_SUBREAPER, ctypes.byref(before), 0, 0, 0)
+    prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+    try:
+        yield
+    finally:
+        prctl(PR_SET_CHILD_SUBREAPER, before.value, 0, 0, 0)
+
+
+@contextlib.contextmanager
 def ready(seed: int, *, steps: bool = True, **how: object) -> Iterator[Soak]:
     """With a directory, and where there can be one a cluster, of its own."""
     with contextlib.ExitStack() as stack:
+        stack.enter_context(no_subreaper())
         # not named as pspawn's own files are; short, for sockets of engines lie in it
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="soak-")))
         directory.chmod(0o755)
