@@ -540,6 +540,23 @@ static const char *cannot_hand_over(void)
 	return NULL;
 }
 
+/*
+ * Is the number of this user that of many? A user namespace that does not know all users shows those that it does not know
+ * as one (user_namespaces(7), overflowuid), so that here nobody could be told from us.
+ */
+static int is_like_others(void)
+{
+	static const char all[] = "4294967295\n";
+	char map[64], text[16];
+	long n = raw_read_file("/proc/self/uid_map", map, sizeof map), nobody = 65534;
+
+	if (n >= (long)sizeof all && raw_streq(map + n - (sizeof all - 1), all))
+		return 0;
+	if (raw_read_file("/proc/sys/kernel/overflowuid", text, sizeof text) > 0)
+		nobody = raw_atol(text);
+	return sys0(__NR_getuid) == nobody || sys0(__NR_geteuid) == nobody;
+}
+
 /* Would a child of it, as the gatherer is, stand in another namespace, or stay its child? A reason to exec, or NULL. */
 static const char *cannot_fork(void)
 {
@@ -1314,6 +1331,8 @@ void stub_main(long *stack)
 		exec_plainly();
 	if (stub.job.engine == PSPAWN_NO_ENGINE)
 		launch_plainly("not started by a launcher that pspawn knows (no OMPI_, PMI_ or SLURM_ variables)");
+	if (is_like_others())
+		launch_plainly("its user namespace shows other users by the same number as this one");
 	sys_sigmask(SIG_BLOCK, &all, NULL);
 	if (!stub.by_engine)
 		pspawn_take_common_settings(&stub.arrival.settings);
