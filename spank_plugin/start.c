@@ -168,11 +168,15 @@ void pspawn_end_mover(const char *name)
 {
 	struct sockaddr_un address;
 	socklen_t len;
+	struct ucred peer = {.uid = (uid_t)-1};
 	int fd = make_socket(name, &address, &len);
-	struct pollfd end = {.fd = fd, .events = POLLIN};
+	struct pollfd end = {.fd = fd}; /* POLLHUP */
 
-	/* usually it has gone before, with the gatherer, and nobody listens */
-	if (fd >= 0 && fcntl(fd, F_SETFL, O_NONBLOCK) == 0 && connect(fd, (struct sockaddr *)&address, len) == 0)
+	/* Usually it has gone before, with the gatherer, and nobody listens, or somebody who has taken its name: he must have no
+	 * way to send us descriptors, whose close may wait for as long as he likes. */
+	if (fd >= 0 && fcntl(fd, F_SETFL, O_NONBLOCK) == 0 && shutdown(fd, SHUT_RD) == 0 &&
+	    connect(fd, (struct sockaddr *)&address, len) == 0 &&
+	    getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &(socklen_t){sizeof peer}) == 0 && peer.uid == 0)
 		poll(&end, 1, END_MS);
 	xclose(&fd);
 }

@@ -331,16 +331,15 @@ static bool is_of_user(int sock, struct ucred *peer)
 	return getsockopt(sock, SOL_SOCKET, SO_PEERCRED, peer, &len) == 0 && peer->uid == geteuid();
 }
 
-/* The pair of a stub that has connected; NULL, and the connection closed, if it is another user's. */
-static struct pair *admit(struct gatherer *g, int sock)
+/* The pair of a stub that has connected; NULL, and the connection closed, if it is another user's. Did that take time? */
+static struct pair *admit(struct gatherer *g, int sock, bool *held)
 {
 	struct ucred cred;
 	struct pair *p = is_of_user(sock, &cred) ? new_pair(g) : NULL;
 
-	if (!p) {
-		close(sock);
+	*held = !p && others_close(sock);
+	if (!p)
 		return NULL;
-	}
 	p->sock = sock;
 	p->stub_pid = cred.pid;
 	return p;
@@ -348,11 +347,13 @@ static struct pair *admit(struct gatherer *g, int sock)
 
 /*
  * Takes at most so many connections, those of other users included: these are closed at once, and however many they are,
- * the pairs that we know, their heartbeats and deadlines have their turn in between.
+ * the pairs that we know, their heartbeats and deadlines have their turn in between; also behind one whose close took time.
  */
 static void accept_stubs(struct gatherer *g, int most)
 {
-	for (int i = 0; i < most; i++) {
+	bool held = false;
+
+	for (int i = 0; i < most && !held; i++) {
 		int sock = accept4(g->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 		struct ucred cred;
 		struct pair *p;
@@ -362,7 +363,7 @@ static void accept_stubs(struct gatherer *g, int most)
 			sock = accept4(g->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 			if (sock >= 0) {
 				g->arrived += is_of_user(sock, &cred);
-				close(sock); /* this stub execs */
+				held = others_close(sock); /* this stub execs */
 			}
 			g->reserve = open("/dev/null", O_RDONLY | O_CLOEXEC);
 			if (sock >= 0)
@@ -372,7 +373,7 @@ static void accept_stubs(struct gatherer *g, int most)
 			exit(1); /* denied: nobody will ever be heard */
 		if (sock < 0)
 			return;
-		p = admit(g, sock);
+		p = admit(g, sock, &held);
 		if (p)
 			test_stop("gather", "accepted", g->npairs - 1);
 		if (p && !watch(g, sock, ON_PAIR, (unsigned)g->npairs - 1)) {
@@ -2161,7 +2162,8 @@ static bool readable(int fd, int64_t us)
 static void refuse_one(struct gatherer *g)
 {
 	int sock = accept4(g->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-	struct pair *p = sock >= 0 ? admit(g, sock) : NULL;
+	bool held;
+	struct pair *p = sock >= 0 ? admit(g, sock, &held) : NULL;
 	int64_t until = now_us() + REFUSAL_US;
 
 	if (sock < 0 && (errno == EPERM || errno == ENOSYS))

@@ -208,6 +208,10 @@ void fail_slot(struct pspawn_result *result, enum pspawn_step step, int err);
  * namespaces cannot be made, or a seccomp filter might object. */
 int core_dir_without_name(const struct gatherer *g);
 
+/* others.c: closes a socket into which another user may have sent descriptors whose close waits. Whether it did wait, for
+ * a millisecond or so. */
+bool others_close(int fd);
+
 /* sandbox.c: at the start, before anybody is accepted: remembers which process started us. Why a proxy of ours may not have
  * this stub's sandbox, or NULL. Is this process where it cannot reach us? */
 void sandbox_note_starter(struct gatherer *g);

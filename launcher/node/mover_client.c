@@ -31,7 +31,7 @@ static void set_reason(struct gatherer *g, const char *reason)
 void mover_hang_up(struct gatherer *g, const char *reason)
 {
 	if (g->mover.sock >= 0)
-		close(g->mover.sock);
+		others_close(g->mover.sock); /* where the mover has ended, anybody may have taken its address */
 	g->mover.sock = -1;
 	g->mover.usable = false;
 	g->mover.context = -1;

@@ -869,6 +869,32 @@ static int gatherer_is_ours(int *pid)
 	return cred.uid == (uint32_t)sys0(__NR_geteuid);
 }
 
+/*
+ * Another user's socket: descriptors that he has sent wait in it, and their close, or the exec in its place, may wait for as
+ * long as he likes (others.c). A process that ends waits for none of them: a child is the last that has this one.
+ */
+static void let_go(int *sock)
+{
+	int gate[2], pidfd = -1;
+	char byte;
+	long pid;
+
+	if (sys2(__NR_pipe2, gate, RAW_O_CLOEXEC) < 0)
+		return;
+	pid = sys5(__NR_clone, 0x1000 /* CLONE_PIDFD; no signal when it ends */, 0, &pidfd, 0, 0);
+	if (pid == 0) {
+		sys_close(gate[1]);
+		sys_read(gate[0], &byte, 1);
+		sys_exit(0);
+	}
+	sys_close(gate[0]);
+	sys_close(*sock);
+	*sock = -1;
+	sys_close(gate[1]);
+	if (pid > 0)
+		await_starter(pid, pidfd);
+}
+
 static long flush(void)
 {
 	uint32_t kind = STUB_DATA;
@@ -1069,8 +1095,10 @@ static const char *negotiate(struct gather_msg *msg)
 		return why_not_started() ? why_not_started()
 		       : stub.refusal	 ? stub.refusal
 					 : "the gatherer cannot be reached";
-	if (!gatherer_is_ours(&pid))
+	if (!gatherer_is_ours(&pid)) {
+		let_go(&stub.sock);
 		return "another user holds the gatherer's address";
+	}
 	stub.arrival.options &= ~(uint32_t)PSPAWN_SEES_GATHERER;
 	if (!stub.by_engine && pspawn_sees(pid))
 		stub.arrival.options |= PSPAWN_SEES_GATHERER;

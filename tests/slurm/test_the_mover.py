@@ -212,6 +212,73 @@ def test_floods_of_connections_leave_the_steps_forked_and_bounded(users, app, ca
     assert max(flooded) < max(2, BOUND * max(quiet))
 
 
+# Takes a mover's name (the first argument) as soon as it is free, and sends who comes a descriptor whose close waits
+# for as many seconds as the second argument says: a TCP socket that lingers.
+TAKER = """
+import os, select, socket, struct, sys
+server = socket.create_server(("127.0.0.1", 0))
+server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+tcp = socket.create_connection(server.getsockname())
+tcp.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, int(sys.argv[2])))
+tcp.setblocking(False)
+try:
+    while True:
+        tcp.send(bytes(65536))
+except BlockingIOError:
+    pass
+listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+print("ready", flush=True)
+while True:
+    try:
+        listener.bind("\\0" + sys.argv[1])
+        break
+    except OSError:
+        pass
+listener.listen(8)
+print("taken", flush=True)
+comes = listener.accept()[0]
+rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", tcp.fileno()))]
+said = "sent"
+try:
+    comes.sendmsg([b"x"], rights)
+    os.close(tcp.detach())  # before the other end closes its own
+except OSError as error:
+    said = str(error)
+print(said, flush=True)
+select.select([comes], [], [])
+"""
+LINGER_SECONDS = 20
+
+
+@pytest.mark.parametrize("how", ["ends", "is killed"])
+def test_who_takes_its_name_holds_no_slurmstepd(users, app, how):
+    """Everybody can read it in the stubs' arguments, and slurmstepd looks behind the last task whether it has ended."""
+    step = Step(users, app)
+    stepd = processes.read(step.stubs[0]).ppid
+    other = ["setpriv", f"--reuid={OTHER}", f"--regid={OTHER}", "--clear-groups"]
+    taker = subprocess.Popen(
+        [*other, "/usr/bin/python3", "-c", TAKER, step.address, str(LINGER_SECONDS)],
+        stdout=subprocess.PIPE, text=True, cwd="/",
+    )  # fmt: skip
+    try:
+        assert taker.stdout
+        assert taker.stdout.readline() == "ready\n"
+        if how == "is killed":
+            os.kill(step.mover, signal.SIGKILL)
+            assert taker.stdout.readline() == "taken\n"
+        users.cluster.run("scancel", "-s", "TERM", users.running()[0])
+        began = time.monotonic()
+        assert step.running.finish().rc == 0
+        assert processes.wait_until(lambda: not processes.alive(stepd), 2 * LINGER_SECONDS)
+        took = time.monotonic() - began
+    finally:
+        taker.kill()
+        said = taker.communicate()[0]
+    assert took < 3, said
+    if how == "is killed":
+        assert said == "[Errno 32] Broken pipe\n", "slurmstepd did not look, or took what was sent"
+
+
 def test_it_ends_with_the_step(users, app):
     step = Step(users, app)
     users.cluster.run("scancel", "-s", "KILL", users.running()[0])
