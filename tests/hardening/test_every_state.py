@@ -452,7 +452,10 @@ class Case:
         return processes.wait_until(self.ended, BOUND)
 
     def leftovers(self) -> list[str]:
-        """After the launch, and after the user has ended what he had stopped."""
+        """After the launch, and after the user has ended what he had stopped.
+
+        A gatherer whose stub the launcher killed before it connected ends 10 s after its start.
+        """
         self.end_victim()
         left: list[str] = []
 
@@ -461,7 +464,7 @@ class Case:
             left[:] = [str(p) for p in processes.of_test(self.mark)]
             return not left
 
-        return [] if processes.wait_until(gone, BOUND / 2) else left
+        return [] if processes.wait_until(gone, BOUND) else left
 
 
 _codes: dict[tuple[str, bool], int] = {}
