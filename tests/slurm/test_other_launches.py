@@ -129,11 +129,7 @@ def test_task_prologs_and_epilogs(clusters, tmp_path, mark, app):
 
 
 def test_bcast_names(steps, app):
-    target = Path("/tmp/pspawn-bcast-of-a-test")
-    try:
-        assert_as_plain(steps, 2, f"--bcast={target}", "-n2", app)
-    finally:
-        target.unlink(missing_ok=True)
+    assert_as_plain(steps, 2, f"--bcast={steps.directory / 'broadcast'}", "-n2", app)
     where = steps.directory / "bcast"
     where.mkdir()
     step = steps.srun("--pspawn", f"--bcast={where}/", "-n2", app)

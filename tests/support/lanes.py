@@ -13,8 +13,10 @@ What one lane may not do beside another is kept apart:
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import os
+import stat
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,7 +34,8 @@ CLONE_NEWNET = 0x40000000
 """sched.h"""
 ADDRESS = "192.0.2.2/24"
 """Of TEST-NET-1 (RFC 5737)."""
-LOCKS = Path("/run/lock")
+LOCKS = Path("/run/pspawn-tests")
+"""Of root alone. Where everybody may make files, as in /run/lock, another user could make ours first, or lock them."""
 WITH_CLUSTERS = ("tests/slurm/", "tests/hardening/test_very_many_launches.py")
 """Where tests start clusters, of which one at a time may be up: nodes of one name share their cgroups."""
 
@@ -78,7 +81,11 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 @contextmanager
 def locked(name: str, how: int) -> Iterator[None]:
-    with (LOCKS / f"pspawn-tests-{name}").open("w") as file:
+    LOCKS.mkdir(mode=0o700, exist_ok=True)
+    found = LOCKS.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+        raise PermissionError(errno.EPERM, "not this user's alone", str(LOCKS))
+    with (LOCKS / name).open("w") as file:
         fcntl.flock(file, how)
         yield
 
