@@ -7,7 +7,8 @@ what --pdb and -s need.
 What one lane may not do beside another is kept apart:
 
 - A file's tests stay in one lane, as do all that need a cluster, whose cgroups the lanes share, and all of one guest.
-- A test marked `whole_machine` has the machine for itself.
+- A test marked `whole_machine` has the machine for itself. Whoever waits too long for that, or for such a test to end,
+  fails, and says whom it waited for.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ import fcntl
 import os
 import stat
 import subprocess
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,8 @@ ADDRESS = "192.0.2.2/24"
 """Of TEST-NET-1 (RFC 5737)."""
 LOCKS = Path("/run/pspawn-tests")
 """Of root alone. Where everybody may make files, as in /run/lock, another user could make ours first, or lock them."""
+LONGEST_WAIT_S = 3000.0
+"""Twice as long as the longest test that has the machine for itself may take; .ci/run ends all after 90 minutes."""
 WITH_CLUSTERS = ("tests/slurm/", "tests/hardening/test_very_many_launches.py")
 """Where tests start clusters, of which one at a time may be up: nodes of one name share their cgroups."""
 
@@ -79,15 +83,65 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     Path(session.config.option.basetemp).parent.mkdir(parents=True, exist_ok=True)
 
 
+class NotInTimeError(Exception):
+    """Somebody holds the lock for too long; the message says who."""
+
+
 @contextmanager
-def locked(name: str, how: int) -> Iterator[None]:
+def locked(name: str, how: int, who: str, seconds: float) -> Iterator[None]:
+    """Hold the lock of this name, LOCK_EX or LOCK_SH, for `who`. NotInTimeError after so many seconds."""
+    until = time.monotonic() + seconds
     LOCKS.mkdir(mode=0o700, exist_ok=True)
     found = LOCKS.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
         raise PermissionError(errno.EPERM, "not this user's alone", str(LOCKS))
-    with (LOCKS / name).open("w") as file:
-        fcntl.flock(file, how)
+    with (LOCKS / name).open("w") as file, ExitStack() as noted:
+        while not _try(file.fileno(), how):
+            if time.monotonic() > until:
+                holders = "; ".join(_holders(name)) or "somebody who does not say so"
+                raise NotInTimeError(
+                    f"{who} has waited {seconds:.0f} s for the lock {file.name}. It is held by {holders}"
+                )
+            time.sleep(0.02)
+        noted.enter_context(
+            _noted(name, f"{who} (process {os.getpid()} of its lane) since {time.strftime('%H:%M:%S')}")
+        )
         yield
+
+
+def _try(fd: int, how: int) -> bool:
+    try:
+        fcntl.flock(fd, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextmanager
+def _noted(name: str, text: str) -> Iterator[None]:
+    """Who holds it: a file that is locked as long as that is true, since a holder may be killed."""
+    path = LOCKS / f"{name}.{os.urandom(8).hex()}"
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write(text)
+        file.flush()
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _holders(name: str) -> Iterator[str]:
+    for path in sorted(LOCKS.glob(f"{name}.*")):
+        with suppress(OSError), path.open() as file:
+            if _try(file.fileno(), fcntl.LOCK_SH):
+                path.unlink(missing_ok=True)  # of one that was killed
+            else:
+                yield file.read()
+
+
+_not_in_time: dict[str, str] = {}
+"""By the test's id."""
 
 
 @pytest.hookimpl(hookwrapper=True, tryfirst=True)
@@ -97,12 +151,21 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
         yield
         return
     how = fcntl.LOCK_EX if item.get_closest_marker("whole_machine") else fcntl.LOCK_SH
-    # Who waits for the machine holds the turn, so that it does not wait for ever.
-    turn = locked("turn", fcntl.LOCK_EX)
-    turn.__enter__()
-    with locked("machine", how):
-        turn.__exit__(None, None, None)
+    with ExitStack() as held:
+        try:
+            # Who waits for the machine holds the turn, so that it does not wait for ever.
+            with locked("turn", fcntl.LOCK_EX, item.nodeid, LONGEST_WAIT_S):
+                held.enter_context(locked("machine", how, item.nodeid, LONGEST_WAIT_S))
+        except NotInTimeError as error:
+            _not_in_time[item.nodeid] = str(error)
         yield
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A test that has not got the machine fails, and the others go on."""
+    if item.nodeid in _not_in_time:
+        pytest.fail(_not_in_time[item.nodeid], pytrace=False)
 
 
 def encodable(value: Any) -> Any:
