@@ -53,11 +53,12 @@ test-matrix: packages-test native spank $(VENV) bytecode $(MPI_WHEELS) $(MPICH4_
 hardening: packages-test native spank $(VENV) bytecode $(MPI_WHEELS)
 	$(PYTEST) -k test_every_state $(PYTEST_ARGS)
 	PYTHONPATH=tests .venv/bin/python -m support.soak $(SOAK_ARGS)
-	@$(MAKE) --no-print-directory fuzz
+	@setpriv --pdeathsig TERM $(MAKE) --no-print-directory fuzz
 
-# By hand, for hours: ten million executions of each fuzz target (FUZZ_ARGS="--seconds 600" for fewer).
+# By hand, for hours: ten million executions of each fuzz target (FUZZ_ARGS="--seconds 600" for fewer). It ends with make,
+# however that one ends.
 fuzz: packages-test native $(VENV)
-	PYTHONPATH=tests .venv/bin/python -m support.fuzzing $(FUZZ_ARGS)
+	setpriv --pdeathsig TERM env PYTHONPATH=tests .venv/bin/python -m support.fuzzing $(FUZZ_ARGS)
 
 # What imports and constructors do, one habit a job, held against plain launches. Fails as long as one differs.
 effects: packages-test native $(VENV) bytecode

@@ -1,8 +1,8 @@
 """Fuzzing of the C parts with clang's libFuzzer (the targets of tests/hardening/fuzz, under ASan and
 UBSan), and of Python's readers (python_fuzzing.py).
 
-Each target has a number of executions as its goal, and a cap of seconds in which it has to reach it. Those of C start
-from the inputs that are kept in tests/hardening/corpus/TARGET. By hand, ten million executions of each::
+Each target has a number of executions as its goal, and all together have a cap of seconds in which to reach it. Those
+of C start from the inputs that are kept in tests/hardening/corpus/TARGET. By hand, ten million executions of each::
 
     make fuzz                                                # until all have reached that
     make fuzz FUZZ_ARGS="--seconds 600 mover launches"       # for ten minutes at most, two of them
@@ -12,6 +12,7 @@ from the inputs that are kept in tests/hardening/corpus/TARGET. By hand, ten mil
 from __future__ import annotations
 
 import argparse
+import fcntl
 import os
 import re
 import shutil
@@ -19,18 +20,22 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from support import python_fuzzing
+from support.bound import Processes, cpu_seconds, exit_on_sigterm, wait_unreaped
 
 TOP = Path(__file__).resolve().parents[2]
 TARGETS = TOP / "tests" / "hardening" / "fuzz"
 CORPUS = TOP / "tests" / "hardening" / "corpus"
 FINDINGS = TOP / "build" / "findings"
+# another tree's sources, to see whether a target finds what was wrong there
+LAUNCHER = Path(os.environ.get("PSPAWN_TEST_LAUNCHER", TOP / "launcher"))
 FLAGS = (
     "-std=gnu11 -g -O2 -Wall -Wextra -Werror "
     "-fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer"
@@ -66,11 +71,12 @@ BESIDE: dict[str, list[str]] = {
     "profile": [],
     "sysfs": [],
 }
-# The slow ones first, so that at the end no processor waits for one of them.
-ALL = ["launches", "mover", *python_fuzzing.TARGETS, *sorted(BESIDE.keys() - {"launches", "mover"})]
-# Seconds, for a million executions of each on a machine with two processors: 180 in all.
-CAPS = {"launches": 120, "mover": 90, **dict.fromkeys(python_fuzzing.TARGETS, 15)}
-CAP_OF_OTHERS = 60
+# Seconds of CPU time that a million executions took on a machine with two processors; of the others 20 at most. The
+# slow ones first, so that at the end no processor waits for one of them.
+SLOW = {"launches": 250, "py-report": 255, "mover": 125, "py-part": 105, "py-profile": 45}
+ALL = [*sorted(SLOW, key=lambda target: -SLOW[target]), *sorted(BESIDE.keys() - SLOW.keys())]
+# Seconds, for a million executions of all of them, two at a time: more than twice of what a quiet machine needs.
+CAP = 1200
 
 
 @dataclass(frozen=True)
@@ -79,12 +85,13 @@ class Figures:
 
     ``new_paths``: features of libFuzzer's that the kept corpus does not reach (of Python's readers: other ends of a
     reading); ``said``: what the target itself counts; ``finding``: what the sanitizer or the target says, None if
-    nothing; ``goal`` in executions; ``cap`` in seconds.
+    nothing; ``goal`` in executions; ``cap`` in seconds. The building of a target is not counted.
     """
 
     target: str
     executions: int
     seconds: float
+    cpu_seconds: float
     new_paths: int
     said: str
     finding: str | None
@@ -93,25 +100,54 @@ class Figures:
     cap: float = 0
 
     @property
-    def per_second(self) -> int:
-        return int(self.executions / max(self.seconds, 0.001))
+    def per_cpu_second(self) -> int:
+        return int(self.executions / max(self.cpu_seconds, 0.01))
+
+    @property
+    def fell_short(self) -> bool:
+        """It ended without a finding before its goal, for lack of time."""
+        return self.finding is None and self.executions < self.goal
 
 
 Progress = Callable[[str, int, float], None]
 
 
-def cap_of(target: str) -> int:
-    return CAPS.get(target, CAP_OF_OTHERS)
+PREFIX = "pspawn-fuzz-"
 
 
-def _in_memory() -> str | None:
+def _in_memory() -> Path:
     """Where many small files cost no file system its time."""
-    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    return Path("/dev/shm" if os.access("/dev/shm", os.W_OK) else tempfile.gettempdir())
 
 
-def build(target: str, directory: Path) -> Path:
-    # another tree's sources, to see whether a target finds what was wrong there
-    launcher = Path(os.environ.get("PSPAWN_TEST_LAUNCHER", str(TOP / "launcher")))
+@contextmanager
+def _directory() -> Iterator[Path]:
+    """Of our own. Those that killed ones left are removed: whoever lives holds a lock on his."""
+    for path in _in_memory().glob(f"{PREFIX}*"):
+        with suppress(OSError), _locked(path):
+            if path.lstat().st_uid == os.geteuid():
+                shutil.rmtree(path, ignore_errors=True)
+    made = Path(tempfile.mkdtemp(prefix=PREFIX, dir=_in_memory()))
+    with _locked(made):
+        made.mkdir(exist_ok=True)  # another may have removed it before it was locked
+        try:
+            yield made
+        finally:
+            shutil.rmtree(made, ignore_errors=True)
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """OSError if another has locked it."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(fd)
+
+
+def build(target: str, directory: Path, launcher: Path = LAUNCHER) -> Path:
     program = directory / target
     beside = [str(launcher / name) for name in BESIDE[target]]
     more = ["-fno-sanitize-coverage=trace-cmp"] if target in WITHOUT_COMPARISONS else []
@@ -132,20 +168,16 @@ def _environment(asan: str = ASAN) -> dict[str, str]:
     return {**os.environ, "ASAN_OPTIONS": asan, "UBSAN_OPTIONS": "print_stacktrace=1"}
 
 
-def _wait(process: subprocess.Popen[bytes], log: Path, target: str, seconds: float, progress: Progress | None) -> int:
-    """Until it has ended, and for so many seconds at most; libFuzzer itself ends earlier."""
+def _wait(process: subprocess.Popen[bytes], log: Path, target: str, seconds: float, progress: Progress | None) -> float:
+    """Until it has ended, and for so many seconds at most; libFuzzer itself ends earlier. Its CPU seconds."""
     began = time.monotonic()
-    while True:
-        try:
-            return process.wait(10)
-        except subprocess.TimeoutExpired:
-            passed = time.monotonic() - began
-            if passed > seconds:
-                process.kill()
-                process.wait()
-                raise
-            if progress:
-                progress(target, _number(r"^#(\d+)\s", _end_of(log)), passed)
+    while not wait_unreaped(process, 10):
+        passed = time.monotonic() - began
+        if passed > seconds:
+            raise RuntimeError(f"{target} did not end after {passed:.0f} s")
+        if progress:
+            progress(target, _number(r"^#(\d+)\s", _end_of(log)), passed)
+    return cpu_seconds(process.pid)
 
 
 def _end_of(log: Path) -> str:
@@ -161,14 +193,18 @@ def fuzz(
     runs: int,
     seed: int = 1,
     *,
+    processes: Processes,
+    launcher: Path = LAUNCHER,
     keep: bool = False,
     progress: Progress | None = None,
 ) -> Figures:
     """One target, until it has run so often, or for so long (its building not counted)."""
     if target in python_fuzzing.TARGETS:
-        found = python_fuzzing.fuzz_apart(target, directory, seconds, runs, seed, progress)
-        return Figures(target, found.executions, found.seconds, found.new_paths, "", found.finding, "", runs, seconds)
-    program = build(target, directory)
+        found = python_fuzzing.fuzz_apart(
+            target, directory, seconds, runs, seed, processes=processes, launcher=launcher, progress=progress
+        )
+        return Figures(target, **asdict(found), said="", goal=runs, cap=seconds)
+    program = build(target, directory, launcher)
     grown = directory / f"{target}.corpus"
     grown.mkdir(exist_ok=True)
     stored = FINDINGS / target
@@ -178,7 +214,7 @@ def fuzz(
     log = directory / f"{target}.log"
     began = time.monotonic()
     with log.open("wb") as f:
-        process = subprocess.Popen(
+        started = processes.started(
             [
                 str(program),
                 f"-max_total_time={max(int(seconds), 1)}",
@@ -200,7 +236,9 @@ def fuzz(
             stdout=subprocess.DEVNULL,
             stderr=f,
         )
-        code = _wait(process, log, target, seconds + 120, progress)
+        with started as process:
+            cpu = _wait(process, log, target, seconds + 120, progress)
+            code = process.wait()
     took = time.monotonic() - began
     text = log.read_text(errors="replace")
     inputs = sorted(str(path) for path in set(stored.iterdir()) - before)
@@ -216,7 +254,7 @@ def fuzz(
             timeout=600,
             check=True,
         )
-    found = _figures(target, text, code, took, " ".join(inputs))
+    found = _figures(target, text, code, took, cpu, " ".join(inputs))
     return replace(found, goal=runs, cap=seconds)
 
 
@@ -237,7 +275,7 @@ def _number(pattern: str, text: str) -> int:
     return int(found[-1]) if found else 0
 
 
-def _figures(target: str, text: str, code: int, seconds: float, stored: str) -> Figures:
+def _figures(target: str, text: str, code: int, seconds: float, cpu: float, stored: str) -> Figures:
     started = _number(r"INITED cov: \d+ ft: (\d+)", text)
     reached = _number(r"#\d+\s+\w+\s+cov: \d+ ft: (\d+)", text)
     finding = None
@@ -250,6 +288,7 @@ def _figures(target: str, text: str, code: int, seconds: float, stored: str) -> 
         target,
         _number(r"number_of_executed_units:\s+(\d+)", text) or _number(r"#(\d+)\s+\w+\s+cov:", text),
         seconds,
+        cpu,
         max(reached - started, 0),
         said[-1] if said else "",
         finding,
@@ -263,22 +302,36 @@ def fuzz_all(
     runs: int,
     seed: int = 1,
     *,
+    launcher: Path = LAUNCHER,
     keep: bool = False,
     progress: Progress | None = None,
+    ended: Callable[[Figures], None] | None = None,
 ) -> list[Figures]:
-    """Two at a time, in the order of ALL; ``seconds`` None: each as long as its cap."""
-    directory = Path(tempfile.mkdtemp(prefix="pspawn-fuzz-", dir=_in_memory()))
+    """Two at a time, in the order of ALL; each for so many seconds at most, or all together for CAP.
+
+    ``ended`` is called for each that has ended. Whatever ends this ends all that it has started.
+    """
     wanted = sorted(targets, key=lambda t: ALL.index(t) if t in ALL else len(ALL))
+    began = time.monotonic()
+    processes = Processes()
 
-    def one(target: str) -> Figures:
-        limit = cap_of(target) if seconds is None else seconds
-        return fuzz(target, directory, limit, runs, seed, keep=keep, progress=progress)
+    def one(target: str, directory: Path) -> Figures:
+        limit = max(CAP - (time.monotonic() - began), 1) if seconds is None else seconds
+        figures = fuzz(
+            target, directory, limit, runs, seed,
+            processes=processes, launcher=launcher, keep=keep, progress=progress,
+        )  # fmt: skip
+        if ended:
+            ended(figures)
+        return figures
 
-    try:
-        with ThreadPoolExecutor(2) as pool:
-            return list(pool.map(one, wanted))
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
+    with _directory() as directory, ThreadPoolExecutor(2) as pool:
+        try:
+            return [done.result() for done in [pool.submit(one, target, directory) for target in wanted]]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            processes.end()
+            raise
 
 
 def as_property(figures: Iterable[Figures]) -> tuple[str, list[dict[str, Any]]]:
@@ -297,13 +350,15 @@ def of_reports(reports: Iterable[Any]) -> list[Figures]:
 
 
 def table(figures: Iterable[Figures]) -> list[str]:
-    """For people, with the sums last; a target whose cap was too short for its goal is named."""
+    """For people, with the sums last; a target that had too little time for its goal is named."""
     found = list(figures)
-    lines = [f"{'target':<10} {'executions':>11} {'seconds':>7} {'a second':>9} {'new paths':>9} {'findings':>8}"]
+    lines = [
+        f"{'target':<10} {'executions':>11} {'seconds':>7} {'CPU s':>7} {'a CPU s':>8} {'new paths':>9} {'findings':>8}"
+    ]
     for f in found:
-        row = f"{f.target:<10} {f.executions:>11} {f.seconds:>7.1f} {f.per_second:>9} {f.new_paths:>9}"
-        lines.append(f"{row} {int(f.finding is not None):>8}  {f.said}".rstrip())
-    short = [f"{f.target} ({f.cap:g} s)" for f in found if f.executions < f.goal and f.finding is None]
+        row = f"{f.target:<10} {f.executions:>11} {f.seconds:>7.1f} {f.cpu_seconds:>7.1f} {f.per_cpu_second:>8}"
+        lines.append(f"{row} {f.new_paths:>9} {int(f.finding is not None):>8}  {f.said}".rstrip())
+    short = [f"{f.target} ({f.cap:.0f} s)" for f in found if f.fell_short]
     if short:
         lines.append(f"less than {max(f.goal for f in found):,} executions for lack of time: {', '.join(short)}")
     findings = sum(f.finding is not None for f in found)
@@ -329,12 +384,21 @@ def main() -> int:
     if unknown:
         parser.error(f"no such target: {', '.join(unknown)}; there are {', '.join(ALL)}")
     print(f"fuzzing with seed {args.seed}, two targets at a time; progress is shown every 10 s", flush=True)
-    figures = fuzz_all(args.targets or ALL, args.seconds, args.runs, args.seed, keep=args.keep, progress=show)
-    print("\n".join(table(figures)))
+    exit_on_sigterm()
+    figures: list[Figures] = []
+    code = 0
+    try:
+        fuzz_all(
+            args.targets or ALL, args.seconds, args.runs, args.seed, keep=args.keep, progress=show, ended=figures.append
+        )
+    except (KeyboardInterrupt, SystemExit) as end:
+        code = end.code if isinstance(end, SystemExit) and isinstance(end.code, int) else 130
+        print("ended before all targets were done; of those that were:")
+    print("\n".join(table(figures)), flush=True)
     for f in figures:
         if f.finding is not None:
             print(f"\n{f.target}: {f.stored or 'no input stored'}\n{f.finding}", file=sys.stderr)
-    return any(f.finding is not None for f in figures)
+    return code or any(f.finding is not None for f in figures)
 
 
 if __name__ == "__main__":

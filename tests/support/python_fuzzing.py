@@ -21,6 +21,7 @@ from types import TracebackType
 
 from pspawn import picture, warm
 from pspawn import report as reports
+from support.bound import Processes
 
 SLOW_S = 2.0
 TELL_S = 10.0
@@ -76,6 +77,7 @@ class Found:
 
     executions: int
     seconds: float
+    cpu_seconds: float
     new_paths: int
     finding: str | None
 
@@ -199,6 +201,7 @@ def _fuzz(
 ) -> Found:
     rng = random.Random(seed)
     began = told = time.monotonic()
+    cpu_began = time.process_time()
     finding = None
     places = {target(text) for text in SMALLEST}
     known = len(places)
@@ -224,7 +227,8 @@ def _fuzz(
             if now - told > TELL_S:
                 told = now
                 tell(done)
-    return Found(done, time.monotonic() - began, len(places) - known, finding)
+    cpu = time.process_time() - cpu_began
+    return Found(done, time.monotonic() - began, cpu, len(places) - known, finding)
 
 
 TARGETS: dict[str, tuple[Callable[[Files, bytes], Hashable], Callable[[random.Random], bytes]]] = {
@@ -247,25 +251,28 @@ def fuzz_apart(
     seconds: float,
     runs: int,
     seed: int,
+    *,
+    processes: Processes,
+    launcher: Path,
     progress: Callable[[str, int, float], None] | None = None,
 ) -> Found:
-    """The same in a process of its own; beside it others have a processor too."""
+    """The same in a process of its own, of the readers in this tree; beside it others have a processor too."""
     began = time.monotonic()
-    process = subprocess.Popen(
+    with processes.started(
         [sys.executable, "-m", "support.python_fuzzing", name, str(directory), str(seconds), str(runs), str(seed)],
-        env={**os.environ, "PYTHONPATH": str(TESTS)},
+        env={**os.environ, "PYTHONPATH": f"{launcher}{os.pathsep}{TESTS}"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         text=True,
-    )
-    assert process.stdout is not None
-    last = "{}"
-    for last in process.stdout:
-        if progress and "finding" not in last:
-            progress(name, json.loads(last)["executions"], time.monotonic() - began)
-    process.stdout.close()
-    if process.wait():
-        raise RuntimeError(f"{name} ended with {process.returncode}")
+    ) as process:
+        assert process.stdout is not None
+        last = "{}"
+        with process.stdout:
+            for last in process.stdout:
+                if progress and "finding" not in last:
+                    progress(name, json.loads(last)["executions"], time.monotonic() - began)
+        if process.wait():
+            raise RuntimeError(f"{name} ended with {process.returncode}")
     return Found(**json.loads(last))
 
 
