@@ -350,6 +350,14 @@ static bool is_in_step(const struct mover *m, pid_t pid)
 	return inside;
 }
 
+/* Up to there the path is this very step's: what lies below may look like another's (".../step_0/user/step_0/user/task_3"). */
+static bool is_of_step(const struct mover *m, const char *controllers, const char *path, size_t step)
+{
+	char task[PATH_LEN];
+
+	return find_path(&m->task, controllers, task) && step_part(task) == step && strncmp(path, task, step) == 0;
+}
+
 /* The process ended while it was moved, and its number may be another's by now: that one goes where its parent is. */
 static void undo(const struct hierarchy *h, pid_t pid, const char *controllers, const char *moved_to)
 {
@@ -381,6 +389,8 @@ static enum mover_result move_in(struct mover *m, pid_t pid, int pidfd, const ch
 		return MOVER_DONE;
 	if (step == 0)
 		return kind == MOVER_TO_STEP ? MOVER_DONE : MOVER_NOT_IN_STEP;
+	if (!is_of_step(m, controllers, path, step))
+		return MOVER_NOT_A_STUB;
 	if (!is_below(now, path, step))
 		return MOVER_NOT_IN_STEP;
 	h = find_hierarchy(m, controllers, strlen(controllers));

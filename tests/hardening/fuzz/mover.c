@@ -70,6 +70,8 @@ static int fake_usleep(unsigned microseconds);
 #define OTHER 2000
 #define FIRST 100 /* the number of processes[0] */
 #define COUNT 16
+#define CUT 10 /* the numbers of the two behind these: with what FIRST and the next sixteen begin */
+#define ALL (COUNT + 2)
 #define FILES 16
 #define STEPD 0
 #define STUB 1 /* and the next two, tasks 0 to 2 */
@@ -100,7 +102,7 @@ struct file {
 	char text[2048]; /* or the path */
 };
 
-static struct process processes[COUNT];
+static struct process processes[ALL];
 static struct file files[FILES];
 static const uint8_t *message; /* what the gatherer sends */
 static size_t message_bytes;
@@ -122,7 +124,11 @@ static const struct process strange = {.exists = true,
 
 static struct process *find(pid_t pid)
 {
-	return pid >= FIRST && pid < FIRST + COUNT && processes[pid - FIRST].exists ? &processes[pid - FIRST] : NULL;
+	int i = pid >= FIRST && pid < FIRST + COUNT ? pid - FIRST
+		: pid >= CUT && pid < CUT + 2	    ? COUNT + pid - CUT
+						    : -1;
+
+	return i >= 0 && processes[i].exists ? &processes[i] : NULL;
 }
 
 /* Its number is another's at once. */
@@ -329,7 +335,7 @@ static int open_process(pid_t pid)
 	if (!p)
 		return -1;
 	fd = new_file(PIDFD);
-	file(fd)->process = pid - FIRST;
+	file(fd)->process = (int)(p - processes);
 	file(fd)->instance = p->instance;
 	return fd;
 }
@@ -424,7 +430,7 @@ static ssize_t fake_send(int fd, const void *from, size_t n, int flags)
 
 /* ---- what happens ---- */
 
-static struct process at_first[COUNT];
+static struct process at_first[ALL];
 
 static void put(int i, unsigned uid, pid_t parent, const char *memory, const char *unified)
 {
@@ -456,6 +462,7 @@ static void describe_all(void)
 	put(13, OTHER, FIRST + STEPD, STEP_MEMORY "/task_1", STEP_UNIFIED "/task_1");	   /* no stub */
 	put(14, USER, FIRST + GATHERER, STEP_MEMORY "1/task_0", "/slurm/job_1/step_01/x"); /* nearly inside */
 	put(15, 0, 1, "/", "/");
+	at_first[COUNT] = at_first[COUNT + 1] = strange;
 }
 
 static void start_all(void)
@@ -579,7 +586,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	HOLDS(read_place(FIRST + STUB, &m.task) && is_in_step(&m, FIRST + STUB));
 	while (at < end)
 		happen(&m, take(&at, end), &at, end);
-	for (int i = 0; i < COUNT; i++)
+	for (int i = 0; i < ALL; i++)
 		HOLDS(!processes[i].stranger || (strcmp(processes[i].memory, strange.memory) == 0 &&
 						 strcmp(processes[i].unified, strange.unified) == 0));
 	HOLDS(m.moved <= m.tasks);
