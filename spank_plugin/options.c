@@ -51,17 +51,30 @@ enum choice pspawn_decide(const struct site *site, const char *environment)
 	return site->on ? CHOICE_AUTO : CHOICE_OFF;
 }
 
+/* What can be shown of a text in one line. A user's own srun sends slurmstepd whatever he likes, and its log is root's. */
+static const char *shown(const char *text, char *line, size_t room)
+{
+	size_t len = 0;
+
+	for (; text[len] && len < room - 1; len++)
+		line[len] = text[len] >= ' ' && text[len] <= '~' ? text[len] : '?';
+	line[len] = 0;
+	return line;
+}
+
 /* Called in srun, sbatch or salloc for the command line, in slurmstepd for what came from there, perhaps twice. */
 static int take_option(int value, const char *text, int remote)
 {
 	enum choice choice = CHOICE_AUTO;
+	char line[64];
 
 	(void)value;
 	/* what sbatch and salloc were given without a value comes to srun as "(null)" (_option_setenv in plugstack.c) */
 	if (text && *text && strcmp(text, "(null)") != 0)
 		choice = pspawn_read_choice(text);
 	if (choice == CHOICE_BAD) {
-		slurm_error("pspawn: --pspawn=%s: say auto, exec, preinit, main, warm, app, require or off", text);
+		slurm_error("pspawn: --pspawn=%s: say auto, exec, preinit, main, warm, app, require or off",
+			    shown(text, line, sizeof line));
 		return remote ? 0 : -1;
 	}
 	option = choice;
