@@ -29,6 +29,21 @@ void *memset(void *to, int c, size_t n)
 	return to;
 }
 
+/* One line on stderr for people: names may be another user's, and a terminal obeys what is no text. UTF-8 stays. */
+static inline void print_line(int fd, char *line, size_t len)
+{
+	for (size_t i = 0; i < len; i++) {
+		unsigned char c = (unsigned char)line[i], next = i + 1 < len ? (unsigned char)line[i + 1] : 0;
+
+		if (c < ' ' || c == 0x7f)
+			line[i] = '?';
+		else if (c == 0xc2 && next >= 0x80 && next < 0xa0) /* U+0080 to U+009F */
+			line[i] = line[i + 1] = '?';
+	}
+	line[len++] = '\n';
+	sys_write(fd, line, len);
+}
+
 /* MAIN gets the stack as the kernel leaves it: argc, argv, NULL, environment, NULL, auxiliary vector. */
 #if defined(__x86_64__)
 #define START_AT(MAIN)                                                                                               \

@@ -78,8 +78,7 @@ static void complain(const char *a, const char *b, const char *c, const char *d)
 	raw_put(&t, b);
 	raw_put(&t, c);
 	raw_put(&t, d);
-	line[t.at++] = '\n';
-	sys_write(stub.complaints ? stub.complaints : 2, line, t.at);
+	print_line(stub.complaints ? stub.complaints : 2, line, t.at);
 }
 
 /* slurmstepd ends a task that it cannot exec with errno (exec_task in its task.c), the others as a shell does. */

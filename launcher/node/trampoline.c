@@ -26,8 +26,7 @@ static void complain(const char *a, const char *b, const char *c)
 	raw_put(&t, a);
 	raw_put(&t, b);
 	raw_put(&t, c);
-	line[t.at++] = '\n';
-	sys_write(2, line, t.at);
+	print_line(2, line, t.at);
 }
 
 /* Whether one of two texts that begin alike is in a file (of a script: in its head). */

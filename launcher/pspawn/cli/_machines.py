@@ -70,12 +70,13 @@ def drawn(pictures: Sequence[Node]) -> str:
 def write_svg(pictures: Sequence[Node], file: str) -> None:
     """The pictures into a file. ClickException if that fails."""
     from pspawn import picture
+    from pspawn.report import printable
 
     try:
         with open(file, "w", encoding="utf-8") as opened:
             opened.write(picture.svg(pictures))
     except OSError as error:
-        raise click.ClickException(f"{file}: {error.strerror}") from None
+        raise click.ClickException(printable(f"{file}: {error.strerror}")) from None
 
 
 def _draws_boxes() -> bool:

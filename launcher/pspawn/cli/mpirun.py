@@ -612,8 +612,9 @@ def own_texts(which: str) -> None:
 
 
 def say(text: str) -> None:
-    """One line on stderr."""
-    to_stderr(f"{PROGRAM}: {' '.join(text.splitlines())}")
+    """One line on stderr. What cannot be printed is shown as an escape: names may be another user's."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in " ".join(text.splitlines()))
+    to_stderr(f"{PROGRAM}: {shown}")
 
 
 def to_stderr(text: str) -> None:
