@@ -492,14 +492,42 @@ static void describe_death(struct pspawn_context *ctx)
 		snprintf(ctx->reason, sizeof ctx->reason, "the program died before a fork point was reached");
 }
 
-/* `text`: a name, a newline, why. */
-static void note_lines(char *lines, size_t size, const char *text)
+/* `text`: a name, a newline, why; `before`: goes before that. */
+static void note_lines(char *lines, size_t size, const char *text, const char *before)
 {
 	const char *why = strchr(text, '\n');
 	size_t at = strlen(lines);
 
-	if (why && at + strlen(text) + 2 < size)
-		sprintf(lines + at, "%.*s\n%.*s\n", (int)(why - text), text, (int)strcspn(why + 1, "\n"), why + 1);
+	if (why && at + strlen(text) + strlen(before) + 2 < size)
+		sprintf(lines + at, "%.*s\n%s%.*s\n", (int)(why - text), text, before, (int)strcspn(why + 1, "\n"),
+			why + 1);
+}
+
+/* What is known already is told again in each attempt of a climb. */
+static void note_dropped(struct pspawn_context *ctx, const struct pspawn_msg *msg)
+{
+	size_t before = strlen(ctx->dropped);
+	char *line = ctx->dropped + before, *earlier;
+
+	note_lines(ctx->dropped, sizeof ctx->dropped, msg->reason, msg->first ? PSPAWN_KNOWN : "");
+	if (!msg->first || !*line)
+		return;
+	for (earlier = ctx->dropped; (earlier = strstr(earlier, line)) < line; earlier++)
+		if (earlier == ctx->dropped || earlier[-1] == '\n') {
+			*line = 0;
+			return;
+		}
+}
+
+/* `text`: a preload, a newline, its file; it is the one that was dropped last. */
+static void note_verdict(struct pspawn_context *ctx, const char *text)
+{
+	size_t at = strlen(ctx->verdicts), end = strlen(ctx->dropped), begin = end ? end - 1 : 0;
+
+	while (begin > 0 && ctx->dropped[begin - 1] != '\n')
+		begin--;
+	if (end && strchr(text, '\n') && at + strlen(text) + end - begin + 2 < sizeof ctx->verdicts)
+		sprintf(ctx->verdicts + at, "%s\n%s", text, ctx->dropped + begin);
 }
 
 static void note_kept(struct pspawn_context *ctx, const struct pspawn_msg *msg)
@@ -541,11 +569,13 @@ int pspawn_context_hear(struct pspawn_context *ctx, struct pspawn_msg *msg)
 	}
 	msg->reason[sizeof msg->reason - 1] = 0;
 	if (msg->kind == PSPAWN_MSG_DROPPED)
-		note_lines(ctx->dropped, sizeof ctx->dropped, msg->reason);
+		note_dropped(ctx, msg);
+	if (msg->kind == PSPAWN_MSG_VERDICT)
+		note_verdict(ctx, msg->reason);
 	if (msg->kind == PSPAWN_MSG_KEPT)
 		note_kept(ctx, msg);
 	if (msg->kind == PSPAWN_MSG_LEFT_OUT)
-		note_lines(ctx->left_out, sizeof ctx->left_out, msg->reason);
+		note_lines(ctx->left_out, sizeof ctx->left_out, msg->reason, "");
 	if (msg->kind == PSPAWN_MSG_REPLICATED)
 		note_replicas(ctx, msg);
 	if (msg->kind == PSPAWN_MSG_CLIMBS)

@@ -45,7 +45,9 @@ struct pspawn_context {
 	char comm[16];
 	uint32_t preloaded;
 	char dropped[4096]; /* preloads: lines of name and reason, by turns; cut if there are more */
-	char kept[16384];   /* names, each terminated, if the batch tells_kept; cut if there are more */
+	char verdicts
+		[4096];	  /* of those that a later launch need not try: lines of preload, file and reason, by turns */
+	char kept[16384]; /* names, each terminated, if the batch tells_kept; cut if there are more */
 	size_t kept_bytes;
 	pid_t kept_by;	 /* the climber that told them: what an attempt has loaded goes with it */
 	bool replicated; /* the proxy was asked to, and has answered */

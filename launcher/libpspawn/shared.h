@@ -19,10 +19,12 @@
 #ifndef PSPAWN_CPU_BYTES      /* fewer in fuzzers */
 #define PSPAWN_CPU_BYTES 1024 /* CPU masks up to 8192 CPUs, Linux's largest NR_CPUS */
 #endif
-#define PSPAWN_NODE_BYTES 128	 /* node masks up to 1024 nodes, Linux's largest MAX_NUMNODES */
-#define PSPAWN_REASON_LEN 200	 /* a refusal's reason, terminated */
-#define PSPAWN_PRELOAD_LEN 512	 /* a preload's text, terminated; longer ones are cut */
-#define PSPAWN_RLIMITS 16	 /* RLIM_NLIMITS */
+#define PSPAWN_NODE_BYTES 128  /* node masks up to 1024 nodes, Linux's largest MAX_NUMNODES */
+#define PSPAWN_REASON_LEN 200  /* a refusal's reason, terminated */
+#define PSPAWN_PRELOAD_LEN 512 /* a preload's text, terminated; longer ones are cut */
+#define PSPAWN_FILE_LEN 512    /* the name of a preload's file, terminated; of longer ones nothing is kept */
+#define PSPAWN_KNOWN "known from an earlier launch: " /* before the reason of what was not tried */
+#define PSPAWN_RLIMITS 16			      /* RLIM_NLIMITS */
 #define PSPAWN_STRINGS_PAD 8192	 /* a proxy's argument area is larger than twice its first rank's by these bytes */
 #define PSPAWN_STRING_MAX 131072 /* the kernel's bound of one string: MAX_ARG_STRLEN with 4 KiB pages */
 #define PSPAWN_KEPT_PLACES 4	 /* a rank at preinit may have so many variables fewer than its proxy */
@@ -44,7 +46,8 @@ enum pspawn_msg_kind {
 	PSPAWN_MSG_SETTLED, /* every slot of the batch is prepared or has failed */
 	PSPAWN_MSG_ENDED,   /* the batch leader has exited; slots without a pid will never have one */
 	PSPAWN_MSG_CLIMBS,  /* a climb has begun or makes progress; first: pid of the climber */
-	PSPAWN_MSG_DROPPED, /* the climb goes on without one of its preloads; reason: its name, a newline, why */
+	PSPAWN_MSG_DROPPED, /* the climb goes on without one of its preloads; reason: its name, a newline, why; first: it
+			       was not tried, but known (PSPAWN_PRELOAD_KNOWN) */
 	/* caller -> proxy */
 	PSPAWN_MSG_REPLICATE, /* have code and read-only data of your own; size: at most so many bytes */
 	/* proxy -> caller */
@@ -54,6 +57,8 @@ enum pspawn_msg_kind {
 	PSPAWN_MSG_HELLO, /* waits in the doorbell when the proxy is exec'd: you are one; reason: the token */
 	/* proxy -> caller */
 	PSPAWN_MSG_KEPT, /* of a climb whose batch tells_kept: a preload was loaded; pid: the climber; reason: its name */
+	PSPAWN_MSG_VERDICT, /* behind DROPPED, of what a later launch need not try: the preload, a newline, its file
+			       (empty: an object's, which it has in its name) */
 };
 
 struct pspawn_msg {
@@ -88,6 +93,7 @@ enum pspawn_preload {
 	PSPAWN_PRELOAD_MODULE = 'm', /* m<name>: import of a Python module */
 	PSPAWN_PRELOAD_RECIPE = 'r', /* r: what is known of the libraries that the program links */
 	PSPAWN_PRELOAD_AUTO = 'a',   /* a: what the head of the Python script imports */
+	PSPAWN_PRELOAD_KNOWN = 'x',  /* x<preload>\n<file>\n<reason>: that one, of this file, is not tried, and why */
 };
 
 /* In a record, beside these: this module could not be imported after all. */
@@ -206,6 +212,7 @@ struct pspawn_batch {
 	uint32_t tells_kept, pad; /* CLIMB: preloads that were loaded are to be told by name (KEPT) */
 	/* CLIMB: the preload at work, as in the list but perhaps cut; empty: none. The climber writes, and may die of it. */
 	char at_work[PSPAWN_PRELOAD_LEN];
+	char at_work_file[PSPAWN_FILE_LEN]; /* and its file, if that is known */
 	struct pspawn_result results[];
 };
 

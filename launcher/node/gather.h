@@ -101,6 +101,8 @@ struct context {
 	uint32_t next_to_move; /* slots before this one were moved, or need not be */
 	struct profile_subject subject;
 	struct profile profile;
+	char *known; /* owned: preloads that earlier launches dropped (verdicts.h); NULL: none */
+	size_t known_bytes;
 	bool profile_used;
 	size_t dropped_before;	/* so much of c.dropped was known before this launch */
 	bool records, recorded; /* a rank of it shall record; and has */
@@ -243,7 +245,7 @@ void warm_rank_ended(struct gatherer *g, int pair);
 bool warm_writer_ended(struct gatherer *g, pid_t pid, int status);
 /* warm.c: waits for a profile that is being written; see writer_wait. */
 void warm_wait(struct gatherer *g);
-/* warm.c: what the climb dropped of a profile is dropped from it. */
+/* warm.c: what the climb dropped is noted for later launches, and dropped from its profile. */
 void warm_note_dropped(struct gatherer *g, struct context *c);
 /* warm.c: for the report: a recording was asked for, and why there is none; NULL: there is. */
 void warm_recorded(struct gatherer *g, const char *reason);

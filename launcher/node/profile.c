@@ -65,8 +65,7 @@ int profile_cache(const char *xdg_cache_home, const char *home, bool make)
 	return dir;
 }
 
-/* The whole of a file of this user's, terminated and owned by the caller; NULL if it is anything else. */
-static char *read_whole(int cache, const char *name, size_t *bytes)
+char *profile_file_read(int cache, const char *name, size_t *bytes)
 {
 	/* O_NONBLOCK: a FIFO is opened at once, and seen to be one */
 	int fd = openat(cache, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
@@ -106,8 +105,7 @@ static bool write_whole(int fd, const char *text, size_t bytes)
 	return true;
 }
 
-/* Puts the text in place of whatever has that name. A directory there stays: rename(2) refuses. */
-static bool replace(int cache, const char *name, const char *text, size_t bytes)
+bool profile_file_replace(int cache, const char *name, const char *text, size_t bytes)
 {
 	char temporary[128], host[64] = "";
 	bool done;
@@ -142,20 +140,21 @@ static int by_age(const void *a, const void *b)
 	return x->written < y->written ? 1 : x->written > y->written ? -1 : strcmp(x->name, y->name);
 }
 
-static bool is_profile(const char *name)
+static bool is_ours(const char *name)
 {
-	return strlen(name) == 40 && strspn(name, "0123456789abcdef") == 32 && strcmp(name + 32, ".profile") == 0;
+	return strspn(name, "0123456789abcdef") == 32 &&
+	       (strcmp(name + 32, ".profile") == 0 || strcmp(name + 32, ".verdicts") == 0);
 }
 
-/* One entry of the cache: a profile is listed, what a dead writer left is removed. */
+/* One entry of the cache: a profile, or a file of verdicts, is listed, what a dead writer left is removed. */
 static int list_entry(int cache, const char *name, struct age *age)
 {
 	struct stat st;
 
-	if ((!is_profile(name) && strncmp(name, UNFINISHED, sizeof UNFINISHED - 1) != 0) ||
+	if ((!is_ours(name) && strncmp(name, UNFINISHED, sizeof UNFINISHED - 1) != 0) ||
 	    fstatat(cache, name, &st, AT_SYMLINK_NOFOLLOW) < 0 || !S_ISREG(st.st_mode))
 		return 0;
-	if (!is_profile(name)) {
+	if (!is_ours(name)) {
 		if (st.st_mtim.tv_sec + UNFINISHED_AGE_S < time(NULL))
 			unlinkat(cache, name, 0);
 		return 0;
@@ -379,7 +378,7 @@ bool profile_parse(char *text, size_t bytes, struct profile *profile)
 void profile_read(int cache, const char *name, struct profile *profile)
 {
 	size_t bytes;
-	char *text = cache >= 0 && *name ? read_whole(cache, name, &bytes) : NULL;
+	char *text = cache >= 0 && *name ? profile_file_read(cache, name, &bytes) : NULL;
 
 	memset(profile, 0, sizeof *profile);
 	if (text)
@@ -453,7 +452,7 @@ bool profile_write(int cache, const struct profile_subject *subject, const struc
 		put_item(&t, s, end);
 	fputs(LAST_LINE "\n", t.f);
 	if (fclose(t.f) == 0 && t.bytes <= PROFILE_BYTES)
-		done = replace(cache, subject->name, t.s, t.bytes);
+		done = profile_file_replace(cache, subject->name, t.s, t.bytes);
 	free(t.s);
 	if (done)
 		prune(cache);
@@ -476,7 +475,7 @@ static bool says_dropped(const char *text, const char *name, int len)
 void profile_add_dropped(int cache, const char *name, const char *dropped)
 {
 	size_t bytes, last = sizeof LAST_LINE "\n" - 1;
-	char *old = cache >= 0 && *name ? read_whole(cache, name, &bytes) : NULL;
+	char *old = cache >= 0 && *name ? profile_file_read(cache, name, &bytes) : NULL;
 	struct text t;
 
 	if (!old || bytes < last || strcmp(old + bytes - last, LAST_LINE "\n") != 0 || !begin_text(&t)) {
@@ -489,13 +488,13 @@ void profile_add_dropped(int cache, const char *name, const char *dropped)
 		const char *reason = dropped + len + (dropped[len] == '\n');
 		int reason_len = (int)strcspn(reason, "\n");
 
-		if (!says_dropped(old, dropped, len))
+		if (strncmp(reason, PSPAWN_KNOWN, sizeof PSPAWN_KNOWN - 1) != 0 && !says_dropped(old, dropped, len))
 			fprintf(t.f, "dropped %.*s\t%.*s\n", len, dropped, reason_len, reason);
 		dropped = reason + reason_len + (reason[reason_len] == '\n');
 	}
 	fputs(LAST_LINE "\n", t.f);
 	if (fclose(t.f) == 0 && t.bytes <= PROFILE_BYTES)
-		replace(cache, name, t.s, t.bytes);
+		profile_file_replace(cache, name, t.s, t.bytes);
 	free(t.s);
 	free(old);
 }

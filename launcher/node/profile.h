@@ -22,8 +22,10 @@
 
 /* What a program is, for a profile: the file's name is a hash of it, the lines tell a person. */
 struct profile_subject {
-	char name[48];	  /* of the file; empty: there can be none */
-	char lines[2048]; /* its head: "program …", … each terminated by \n */
+	char name[48];		   /* of the file; empty: there can be none */
+	char lines[2048];	   /* its head: "program …", … each terminated by \n */
+	char verdicts[48];	   /* of the file of verdicts, which all scripts of an interpreter have in common */
+	char verdicts_lines[2048]; /* its head */
 };
 
 struct profile {
@@ -40,6 +42,12 @@ struct profile_file {
 	uint64_t device, inode, size;
 	int64_t mtime_s, mtime_ns;
 };
+
+/* The whole of a file of this user's in the cache, terminated and owned by the caller; NULL if it is anything else. */
+char *profile_file_read(int cache, const char *name, size_t *bytes);
+
+/* Puts the text in place of whatever has that name. A directory there stays: rename(2) refuses. */
+bool profile_file_replace(int cache, const char *name, const char *text, size_t bytes);
 
 /* Takes a file's text apart (which it changes): what has changed since, and what was dropped, goes to `dropped`. False, and
  * nothing owned, if that is not how it was written. */

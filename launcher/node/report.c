@@ -77,7 +77,7 @@ static void put_pages(FILE *f, const struct page_counts *pages)
 /* Lines of names and reasons, by turns. */
 static void put_dropped(FILE *f, const char *lines)
 {
-	char line[PSPAWN_REASON_LEN];
+	char line[sizeof PSPAWN_KNOWN + PSPAWN_REASON_LEN];
 
 	for (int i = 0; *lines; i++) {
 		size_t len = strcspn(lines, "\n");

@@ -194,6 +194,47 @@ static void tell_variables(struct profile_subject *subject, struct hash *h, cons
 			mix(h, s, strlen(s) + 1);
 }
 
+/* What another verdict may rest on: what pspawn is, where modules come from, how many threads a library starts. */
+static void name_verdicts(struct profile_subject *subject, struct hash h, const struct pair *p)
+{
+	static const char *const steering[] = {"PYTHON",
+					       "OMP_",
+					       "GOMP_",
+					       "KMP_",
+					       "OPENBLAS_",
+					       "GOTO_",
+					       "MKL_",
+					       "BLIS_",
+					       "NUMEXPR_",
+					       "NUMBA_",
+					       "TBB_",
+					       "JAX_",
+					       "XLA_",
+					       "TF_",
+					       "CUDA_",
+					       "ROCR_",
+					       "HIP_",
+					       "MPL",
+					       "HDF5_",
+					       "UCX_",
+					       "FI_",
+					       "MALLOC_",
+					       "GLIBC_TUNABLES=",
+					       "DISPLAY=",
+					       NULL};
+	struct stat st;
+
+	mix(&h, PSPAWN_VERSION, sizeof PSPAWN_VERSION);
+	if (stat("/proc/self/exe", &st) == 0)
+		mix(&h, &st.st_mtim, sizeof st.st_mtim);
+	for (const char *s = p->env; s < p->env + p->a.env_bytes; s += strlen(s) + 1)
+		if (starts_with_any(s, steering))
+			mix(&h, s, strlen(s) + 1);
+	memcpy(subject->verdicts_lines, subject->lines, sizeof subject->lines);
+	snprintf(subject->verdicts, sizeof subject->verdicts, "%016llx%016llx.verdicts", (unsigned long long)h.a,
+		 (unsigned long long)h.b);
+}
+
 void profile_identify(struct profile_subject *subject, const struct pair *p)
 {
 	static const char *const engines[] = {"", "openmpi", "prrte", "hydra", "slurm"};
@@ -218,6 +259,7 @@ void profile_identify(struct profile_subject *subject, const struct pair *p)
 	tell_variables(subject, &h, p);
 	/* which of an MPI's plugins are opened depends on who starts it */
 	tell(subject, &h, "engine", "%s", engines[p->a.engine]);
+	name_verdicts(subject, h, p);
 	if (!p->python || tell_command(subject, &h, p))
 		snprintf(subject->name, sizeof subject->name, "%016llx%016llx.profile", (unsigned long long)h.a,
 			 (unsigned long long)h.b);

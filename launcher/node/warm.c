@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "gather.h"
+#include "verdicts.h"
 
 /* So many dlopens must be saved, over all ranks of the node, to be worth the climb to warm: CPU of whole launches, warm
  * against preinit, two ranks with a profile of 5 objects (MPICH 5): 148 against 160 ms; of 7 (MPICH 4) 159 against 168. */
@@ -40,14 +41,15 @@ void warm_look_up(struct gatherer *g, struct context *c)
 
 	if (!recording && p->a.fork_point != PSPAWN_AUTO && p->a.fork_point < PSPAWN_WARM)
 		return;
+	profile_identify(&c->subject, p);
 	cache = open_cache(p, recording);
 	if (cache < 0) {
 		if (recording)
 			warm_recorded(g, "there is no cache directory that can be used (XDG_CACHE_HOME, HOME)");
 		return;
 	}
-	profile_identify(&c->subject, p);
 	profile_read(cache, c->subject.name, &c->profile);
+	c->known = verdicts_read(cache, c->subject.verdicts, &c->known_bytes);
 	close(cache);
 	if (!recording || !wants_record(p, &c->profile))
 		return;
@@ -86,19 +88,24 @@ struct writing {
 	const struct pair *pair;
 	struct context *context;
 	const struct pspawn_record *record;
+	bool profile_dropped; /* of a profile, which has to be told */
 };
 
 static bool write_profile(struct gatherer *g, void *arg)
 {
 	const struct writing *w = arg;
-	int cache = open_cache(w->pair, w->record != NULL);
+	struct context *c = w->context;
+	int cache = open_cache(w->pair, true);
 
 	(void)g;
 	if (cache < 0)
 		return false;
 	if (w->record)
-		return profile_write(cache, &w->context->subject, w->record);
-	profile_add_dropped(cache, w->context->subject.name, w->context->c.dropped + w->context->dropped_before);
+		return profile_write(cache, &c->subject, w->record);
+	if (w->profile_dropped)
+		profile_add_dropped(cache, c->subject.name, c->c.dropped + c->dropped_before);
+	if (*c->c.verdicts)
+		verdicts_add(cache, &c->subject, c->c.verdicts);
 	return true;
 }
 
@@ -157,7 +164,7 @@ void warm_rank_ended(struct gatherer *g, int pair)
 		warm_recorded(g, "the rank that recorded did not end well");
 	else if (!copy->pid)
 		warm_recorded(g, "the rank that recorded never began: it became another program");
-	else if (!begin_writing(g, &(struct writing){p, c, copy}))
+	else if (!begin_writing(g, &(struct writing){p, c, copy, false}))
 		warm_recorded(g, "the profile cannot be written");
 	else
 		g->profile_context = context;
@@ -166,10 +173,13 @@ void warm_rank_ended(struct gatherer *g, int pair)
 
 void warm_note_dropped(struct gatherer *g, struct context *c)
 {
-	if (!c->profile_used || !c->c.dropped[c->dropped_before])
+	bool profile_dropped = c->profile_used && c->c.dropped[c->dropped_before];
+
+	if ((!profile_dropped && !*c->c.verdicts) || g->pairs[c->model]->a.options & PSPAWN_CHECK)
 		return;
-	begin_writing(g, &(struct writing){g->pairs[c->model], c, NULL});
+	begin_writing(g, &(struct writing){g->pairs[c->model], c, NULL, profile_dropped});
 	c->dropped_before = strlen(c->c.dropped);
+	c->c.verdicts[0] = 0; /* the writer has them */
 }
 
 /* ---- the list ---- */
@@ -245,7 +255,7 @@ static char *profiled_preloads(struct context *c, size_t *bytes)
 	return preloads;
 }
 
-char *warm_preloads(const struct gatherer *g, struct context *c, size_t *bytes)
+static char *find_preloads(const struct gatherer *g, struct context *c, size_t *bytes)
 {
 	const char *preload = g->pairs[c->model]->preload;
 
@@ -254,6 +264,22 @@ char *warm_preloads(const struct gatherer *g, struct context *c, size_t *bytes)
 	if (c->profile.known)
 		return profiled_preloads(c, bytes);
 	return named_preloads(c, "auto,recipe", bytes);
+}
+
+char *warm_preloads(const struct gatherer *g, struct context *c, size_t *bytes)
+{
+	char *preloads = find_preloads(g, c, bytes), *all;
+
+	if (!preloads || !c->known)
+		return preloads;
+	all = malloc(c->known_bytes + *bytes);
+	if (!all)
+		return preloads;
+	memcpy(all, c->known, c->known_bytes);
+	memcpy(all + c->known_bytes, preloads, *bytes);
+	*bytes += c->known_bytes;
+	free(preloads);
+	return all;
 }
 
 /*

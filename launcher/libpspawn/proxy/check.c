@@ -467,7 +467,7 @@ int pspawn_trial_fork(void)
  * in the child, or every rank has the proxy's. */
 static int check_trial_fork(struct raw_text *reason)
 {
-	const char *name, *preload;
+	const char *name, *preload, *file;
 	int status = pspawn_trial_fork();
 
 	if (status < 0)
@@ -476,8 +476,8 @@ static int check_trial_fork(struct raw_text *reason)
 		return refuse(reason, "a fork of it dies", "");
 	if (WEXITSTATUS(status) == 0)
 		return 0;
-	name = pspawn_pid_asker(WEXITSTATUS(status) - 1, &preload);
-	if (*preload && pspawn_begin_preload(preload)) {
+	name = pspawn_pid_asker(WEXITSTATUS(status) - 1, &preload, &file);
+	if (*preload && pspawn_begin_preload(preload, file)) {
 		raw_put(reason, "it asked for its process id (getpid) and keeps it: ");
 		raw_put(reason, name);
 		pspawn_give_up(reason->buf);

@@ -58,17 +58,95 @@ void pspawn_give_up(const char *reason)
 	tell(pspawn_proxy.batch && *pspawn_proxy.batch->at_work ? VERDICT_DROP : VERDICT_REFUSED, reason);
 }
 
-int pspawn_begin_preload(const char *preload)
+/* What it is was for us: the kind, an object's flags. */
+static const char *name_of(const char *preload)
+{
+	size_t skip = 0;
+
+	while (*preload == PSPAWN_PRELOAD_OBJECT && preload[skip] && preload[skip] != ' ')
+		skip++;
+	return *preload ? preload + skip + 1 : "";
+}
+
+/* A name, cut at its beginning so that so many bytes of `text` are left behind it. */
+static void put_name(struct raw_text *text, const char *name, size_t left)
+{
+	size_t len = raw_strlen(name), room = text->size > left + NAME_ROOM ? text->size - left : NAME_ROOM;
+
+	if (len > room) {
+		raw_put(text, "...");
+		name += len - room;
+	}
+	raw_put(text, name);
+}
+
+/* A reason that lay in how ranks differed in that launch may be none in this one. */
+static int still_holds(const char *reason)
+{
+	static const char differs[] = "differs between ranks: ";
+	const char *found = strstr(reason, differs);
+	char name[PSPAWN_REASON_LEN] = "";
+	struct raw_text t = {name, sizeof name, 0};
+
+	if (!found)
+		return 1;
+	raw_put(&t, found + sizeof differs - 1);
+	*strchrnul(name, ' ') = 0;
+	return pspawn_name_varies(name);
+}
+
+/* Why an earlier launch dropped this preload, if that is known and it is of the same file; NULL. */
+static const char *find_known(const char *preload, const char *file)
+{
+	const struct pspawn_batch *batch = pspawn_proxy.batch;
+	const char *s = (const char *)batch + batch->preloads, *end = s + batch->preloads_bytes, *reason;
+	size_t len = raw_strlen(preload), file_len = raw_strlen(file);
+
+	if (batch->preloads > pspawn_proxy.batch_bytes ||
+	    batch->preloads_bytes > pspawn_proxy.batch_bytes - batch->preloads)
+		return NULL;
+	for (; s < end && *s == PSPAWN_PRELOAD_KNOWN; s += raw_strlen(s) + 1) {
+		if (!raw_starts(s + 1, preload) || s[1 + len] != '\n' || !raw_starts(s + len + 2, file) ||
+		    s[len + 2 + file_len] != '\n')
+			continue;
+		reason = s + len + file_len + 3;
+		return still_holds(reason) ? reason : NULL;
+	}
+	return NULL;
+}
+
+static void tell_known(const char *preload, const char *reason)
+{
+	char text[PSPAWN_REASON_LEN];
+	struct raw_text t = {text, sizeof text, 0};
+
+	put_name(&t, name_of(preload), raw_strlen(reason) + sizeof "...\n");
+	raw_put(&t, "\n");
+	raw_put(&t, reason);
+	pspawn_say(PSPAWN_MSG_DROPPED, 0, text, 1);
+}
+
+int pspawn_begin_preload(const char *preload, const char *file)
 {
 	struct pspawn_batch *batch = pspawn_proxy.batch;
-	struct raw_text t = {batch->at_work, sizeof batch->at_work, 0};
+	struct raw_text t = {batch->at_work, sizeof batch->at_work, 0},
+			f = {batch->at_work_file, sizeof batch->at_work_file, 0};
+	const char *known;
 
 	batch->at_work[0] = 0;
+	batch->at_work_file[0] = 0;
 	if (!preload)
 		return 1;
 	if (all_dropped)
 		return 0;
+	known = file && *file ? find_known(preload, file) : NULL;
+	if (known) {
+		tell_known(preload, known);
+		return 0;
+	}
 	raw_put(&t, preload);
+	if (file && raw_strlen(file) < sizeof batch->at_work_file)
+		raw_put(&f, file);
 	for (int i = 0; i < ndropped; i++)
 		if (raw_streq(dropped[i], batch->at_work)) {
 			batch->at_work[0] = 0;
@@ -105,28 +183,12 @@ static void allow_core(void)
 		sys_prlimit(RLIMIT_CORE, &core_limit, NULL);
 }
 
-/* What it is was for us: the kind, an object's flags. */
-static const char *name_of(const char *preload)
-{
-	size_t skip = 0;
-
-	while (*preload == PSPAWN_PRELOAD_OBJECT && preload[skip] && preload[skip] != ' ')
-		skip++;
-	return *preload ? preload + skip + 1 : "";
-}
-
 static void tell_kept(void)
 {
-	const char *name = name_of(pspawn_proxy.batch->at_work);
-	size_t len = raw_strlen(name);
 	char text[PSPAWN_REASON_LEN];
 	struct raw_text t = {text, sizeof text, 0};
 
-	if (len >= sizeof text) {
-		raw_put(&t, "...");
-		name += len - (sizeof text - sizeof "...");
-	}
-	raw_put(&t, name);
+	put_name(&t, name_of(pspawn_proxy.batch->at_work), sizeof "...");
 	pspawn_say(PSPAWN_MSG_KEPT, 0, text, 0);
 }
 
@@ -171,21 +233,31 @@ void pspawn_end_preload(void)
 
 /* ---- the process below ---- */
 
+/* For later launches, which see whether that is still its file. */
+static void tell_verdict(const char *preload, const char *file)
+{
+	char text[PSPAWN_REASON_LEN];
+	struct raw_text t = {text, sizeof text, 0};
+
+	if (*preload == PSPAWN_PRELOAD_OBJECT) /* its name is there already */
+		file = "";
+	else if (!*file)
+		return;
+	if (raw_strlen(preload) + raw_strlen(file) + 2 > sizeof text)
+		return;
+	raw_put(&t, preload);
+	raw_put(&t, "\n");
+	raw_put(&t, file);
+	pspawn_say(PSPAWN_MSG_VERDICT, 0, text, 0);
+}
+
 static void drop(const char *preload, const char *reason)
 {
 	char text[PSPAWN_REASON_LEN];
 	struct raw_text t = {text, sizeof text, 0};
 
 	/* a name that left no room for the reason would not be told at all */
-	const char *name = name_of(preload);
-	size_t len = raw_strlen(name), needed = raw_strlen(reason) + sizeof "...\n",
-	       room = sizeof text > needed + NAME_ROOM ? sizeof text - needed : NAME_ROOM;
-
-	if (len > room) {
-		raw_put(&t, "...");
-		name += len - room;
-	}
-	raw_put(&t, name);
+	put_name(&t, name_of(preload), raw_strlen(reason) + sizeof "...\n");
 	raw_put(&t, "\n");
 	raw_put(&t, reason);
 	pspawn_say(PSPAWN_MSG_DROPPED, 0, text, 0);
@@ -336,7 +408,7 @@ static void begin_climb(const struct pspawn_msg *climb, int memfd, int verdict)
 	p->loaded = 0;
 	if (pspawn_map_batch(memfd, climb->size) < 0)
 		sys_exit(1);
-	p->batch->at_work[0] = 0; /* of the attempt before */
+	p->batch->at_work[0] = p->batch->at_work_file[0] = 0; /* of the attempt before */
 	slot = pspawn_slot(p->batch, 0);
 	if (p->fork_point < PSPAWN_MAIN) { /* higher up it has them already, and may point to them */
 		if (pspawn_apply_strings(slot) < 0)
@@ -418,6 +490,8 @@ __attribute__((noinline)) int pspawn_climb(void)
 		if (verdict == VERDICT_CAREFULLY || !*batch->at_work || all_dropped)
 			break;
 		drop(batch->at_work, verdict == 0 ? "the program ended while it was loaded" : why);
+		if (verdict >= 0) /* a deadline says more of the node than of the preload */
+			tell_verdict(batch->at_work, batch->at_work_file);
 		if (verdict < 0) /* the deadline is used up */
 			break;
 	}

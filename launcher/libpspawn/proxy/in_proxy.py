@@ -410,13 +410,27 @@ def end_main(main, values, before):
             values.pop(name, None)
 
 
+def file_of(name):
+    """Where its outermost package comes from, as the import system's own finder says; "" if that is no file."""
+    top = name.partition(".")[0]
+    spec = getattr(modules[top], "__spec__", None) if top in modules else None
+    try:
+        if spec is None and top not in sys.builtin_module_names:
+            spec = modules["_frozen_importlib_external"].PathFinder.find_spec(top)
+        file = getattr(spec, "origin", None)
+        known = type(file) is str and file[:1] == "/" and not any(letter in file for letter in "\0\t\n")
+        return file if known and file.encode() else ""  # not one that cannot be encoded
+    except BaseException:
+        return ""
+
+
 def import_names(name, names):
     """`import name`, or `from name import names`. Ends the climb if that does not go as it would in a rank."""
     global wants_mpi
     with_mpi = name == "mpi4py.MPI" or (name == "mpi4py" and "MPI" in names)
     if with_mpi:
         name, names = "mpi4py", tuple(n for n in names if n != "MPI") if name == "mpi4py" else ()
-    if not begin("m" + name):
+    if not begin("m" + name, file_of(name)):
         return
     wants_mpi = False
     settings = stream_settings()
@@ -466,7 +480,7 @@ def what_changed(settings):
 def load_mpi():
     """The shared objects of mpi4py.MPI and of MPI itself, without the import that would call MPI_Init."""
     package = modules.get("mpi4py")
-    if package is None or "mpi4py.MPI" in modules or not begin("mmpi4py.MPI"):
+    if package is None or "mpi4py.MPI" in modules or not begin("mmpi4py.MPI", ""):
         return
     spec = None
     try:

@@ -32,7 +32,7 @@ static struct {
 	const void *object;
 	const char *name;
 	int renews;
-	char preload[PSPAWN_PRELOAD_LEN]; /* that was at work then */
+	char preload[PSPAWN_PRELOAD_LEN], file[PSPAWN_FILE_LEN]; /* that was at work then */
 } * pid_askers;
 static int npid_askers;
 
@@ -237,11 +237,13 @@ static void note_pid(const void *caller)
 			pid_askers[i].renews = 1;
 	} else if (i == npid_askers && i < PID_ASKERS) {
 		const struct pspawn_batch *batch = pspawn_proxy.batch;
-		struct raw_text t = {pid_askers[i].preload, sizeof pid_askers[i].preload, 0};
+		struct raw_text t = {pid_askers[i].preload, sizeof pid_askers[i].preload, 0},
+				f = {pid_askers[i].file, sizeof pid_askers[i].file, 0};
 
 		pid_askers[i].object = info.dli_fbase;
 		pid_askers[i].name = info.dli_fname;
 		raw_put(&t, batch ? batch->at_work : "");
+		raw_put(&f, batch ? batch->at_work_file : "");
 		npid_askers++;
 	} else if (i == npid_askers) {
 		pspawn_asked |= ASKED_TOO_MUCH;
@@ -258,11 +260,12 @@ int pspawn_pid_keeper(const char **name)
 	return -1;
 }
 
-const char *pspawn_pid_asker(int index, const char **preload)
+const char *pspawn_pid_asker(int index, const char **preload, const char **file)
 {
 	int known = index >= 0 && index < npid_askers;
 
 	*preload = known ? pid_askers[index].preload : "";
+	*file = known ? pid_askers[index].file : "";
 	return known ? pid_askers[index].name : "an unknown object";
 }
 

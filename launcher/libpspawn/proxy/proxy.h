@@ -61,8 +61,9 @@ HIDDEN int pspawn_climb(void);
 HIDDEN void pspawn_arrive(void);
 /* climb.c: the climber ends, because of `reason`: the preload that is at work is dropped, or its target cannot be had. */
 HIDDEN void pspawn_give_up(const char *reason) __attribute__((noreturn));
-/* climb.c: from now on this preload is at work, until the next one; NULL: none. 0 if an earlier climb dropped it. */
-HIDDEN int pspawn_begin_preload(const char *preload);
+/* climb.c: from now on this preload is at work, until the next one; NULL: none. 0 if an earlier climb dropped it, or an
+ * earlier launch, and `file`, where it comes from (NULL: that is not known), has not changed since. */
+HIDDEN int pspawn_begin_preload(const char *preload, const char *file);
 /* climb.c: it is done; after a climb that failed looks whether it was this one. */
 HIDDEN void pspawn_end_preload(void);
 /* replicate.c: copies of code and read-only data, at most `limit` bytes, for this process and its forks; tells the caller. */
@@ -180,8 +181,8 @@ HIDDEN void pspawn_note_name(const char *name, const void *caller);
 HIDDEN int pspawn_name_varies(const char *name);
 /* The first object that asked for the process id and did not ask again in a fork's child: its index, or -1. */
 HIDDEN int pspawn_pid_keeper(const char **name);
-/* Its name, and the preload that was at work when it asked ("": none). */
-HIDDEN const char *pspawn_pid_asker(int index, const char **preload);
+/* Its name, and the preload that was at work when it asked, with its file ("": none). */
+HIDDEN const char *pspawn_pid_asker(int index, const char **preload, const char **file);
 /* The first of the `len` bytes of terminated `names` that a constructor read, or NULL. */
 HIDDEN const char *pspawn_asked_name(const char *names, size_t len);
 

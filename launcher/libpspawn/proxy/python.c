@@ -112,10 +112,10 @@ static PyObject *answer(int yes)
 
 static PyObject *c_begin(PyObject *self, PyObject *args)
 {
-	const char *preload;
+	const char *preload, *file;
 
 	(void)self;
-	return py.parse(args, "s", &preload) ? answer(pspawn_begin_preload(preload)) : NULL;
+	return py.parse(args, "ss", &preload, &file) ? answer(pspawn_begin_preload(preload, file)) : NULL;
 }
 
 static PyObject *c_end(PyObject *self, PyObject *args)

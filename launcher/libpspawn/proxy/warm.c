@@ -22,7 +22,7 @@ static void load_object(const char *preload, const char *path, int flags, int op
 	struct raw_text t = {reason, sizeof reason, 0};
 	const char *error;
 
-	if (!pspawn_begin_preload(preload))
+	if (!pspawn_begin_preload(preload, path))
 		return;
 	if (dlopen(path, flags)) {
 		pspawn_end_preload();
@@ -30,7 +30,7 @@ static void load_object(const char *preload, const char *path, int flags, int op
 	}
 	error = dlerror();
 	if (optional) {
-		pspawn_begin_preload(NULL);
+		pspawn_begin_preload(NULL, NULL);
 		return;
 	}
 	raw_put(&t, "it cannot be loaded: ");

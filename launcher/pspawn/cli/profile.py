@@ -68,7 +68,7 @@ def show(names: tuple[str, ...]) -> None:
 @profile.command(epilog="Example: pspawn profile clear 6273e2e5")
 @click.argument("names", nargs=-1, metavar="[PROFILE…]")
 def clear(names: tuple[str, ...]) -> None:
-    """Remove profiles: those that are named, or all."""
+    """Remove profiles: those that are named, or all, and then what is known of modules that were dropped too."""
     from pspawn import warm
 
     removed = 0
@@ -78,6 +78,8 @@ def clear(names: tuple[str, ...]) -> None:
         except OSError as error:
             raise click.ClickException(f"{p.path}: {error.strerror}") from None
         removed += 1
+    if not names:
+        warm.forget_verdicts(warm.directory())
     click.echo(f"removed {removed} profile{'' if removed == 1 else 's'}")
 
 

@@ -20,6 +20,7 @@ FIRST_LINE = "pspawn profile 1"
 LARGEST = 512 << 10
 """Bytes; what is larger was not written by pspawn (PROFILE_BYTES in node/profile.h)."""
 _NAME = re.compile(r"[0-9a-f]{32}\.profile")
+_VERDICTS = re.compile(r"[0-9a-f]{32}\.verdicts")
 _TOLD = ("program", "build-id", "file", "command", "libraries", "engine")
 
 
@@ -98,6 +99,16 @@ def remove(profile: Profile) -> None:
     """It may be gone already. OSError if it cannot be removed."""
     with suppress(FileNotFoundError), _opened(profile.path.parent) as directory:
         os.unlink(profile.path.name, dir_fd=directory)
+
+
+def forget_verdicts(where: Path | None) -> None:
+    """Removes what launches have noted of modules and objects that they had to drop (node/verdicts.c): asked anew."""
+    if where is None:
+        return
+    with suppress(OSError), _opened(where) as directory:
+        for name in os.listdir(directory):
+            if _VERDICTS.fullmatch(name):
+                os.unlink(name, dir_fd=directory)
 
 
 def read(path: Path, directory: int | None = None) -> Profile | None:

@@ -1,6 +1,6 @@
 /*
  * profile.c - a file of the profile cache (launcher/node/profile.c) that somebody has changed; and that what is made of a
- * rank's record, whatever that is, can be read again. The first byte chooses which.
+ * rank's record, whatever that is, can be read again; and a file of verdicts (verdicts.c). The first byte chooses which.
  */
 #define _GNU_SOURCE
 #include <sys/stat.h>
@@ -8,6 +8,7 @@
 static int fuzz_stat(const char *path, struct stat *st);
 #define stat(path, st) fuzz_stat(path, st)
 #include "node/profile.c"
+#include "node/verdicts.c"
 #undef stat
 
 #include "fuzz.h"
@@ -45,6 +46,20 @@ static void read_file(const uint8_t *data, size_t size)
 	free(text);
 }
 
+static void read_verdicts(const uint8_t *data, size_t size)
+{
+	char *text = fuzz_text(data, size);
+	size_t used;
+	char *preloads = verdicts_parse(text, size, 1000000, &used);
+
+	HOLDS(!preloads == !used && used <= size + 1);
+	for (char *s = preloads; s && s < preloads + used; s += strlen(s) + 1)
+		HOLDS(*s == PSPAWN_PRELOAD_KNOWN && (s[1] == 'm' || s[1] == 'o') && strstr(s, "\n/"));
+	HOLDS(!used || preloads[used - 1] == 0);
+	free(preloads);
+	free(text);
+}
+
 static void write_record(const uint8_t *data, size_t size)
 {
 	char *record = fuzz_text(data, size), *end = record + size + 1;
@@ -69,6 +84,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	if (size && *data == 'w')
 		write_record(data + 1, size - 1);
+	else if (size && *data == 'v')
+		read_verdicts(data + 1, size - 1);
 	else if (size)
 		read_file(data + 1, size - 1);
 	return 0;
