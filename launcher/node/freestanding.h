@@ -44,6 +44,22 @@ static inline void print_line(int fd, char *line, size_t len)
 	sys_write(fd, line, len);
 }
 
+/* A value of the auxiliary vector, which stands behind the environment as the kernel has left it; 0 if it is not there. */
+static inline unsigned long auxiliary(char **envp, unsigned long type)
+{
+	unsigned long *aux;
+
+	while (*envp)
+		envp++;
+	for (aux = (unsigned long *)(envp + 1); aux[0]; aux += 2)
+		if (aux[0] == type)
+			return aux[1];
+	return 0;
+}
+
+#define RAW_AT_SECURE 23
+#define RAW_AT_EXECFN 31
+
 /* MAIN gets the stack as the kernel leaves it: argc, argv, NULL, environment, NULL, auxiliary vector. */
 #if defined(__x86_64__)
 #define START_AT(MAIN)                                                                                               \

@@ -1327,7 +1327,7 @@ void stub_main(long *stack)
 	const char *why;
 	uint64_t all = ~0ull;
 	uint32_t engine;
-	int found;
+	int found, secure = auxiliary(envp, RAW_AT_SECURE) != 0;
 
 	stub.start_us = raw_monotonic_us();
 	stub.sock = stub.channel = stub.far = stub.pidfd = -1;
@@ -1341,6 +1341,8 @@ void stub_main(long *stack)
 		complain("not checked: PSPAWN=0 turns pspawn off", "", "", "");
 	if (stub.off)
 		exec_plainly();
+	if (secure) /* its environment may be that of a user with fewer rights, and ours would obey it */
+		launch_plainly("the kernel has started it as a secure execution (AT_SECURE)");
 	engine = choose(stub.engine_name, engines, "--pspawn-engine: ");
 	if (engine == PSPAWN_NO_ENGINE) {
 		if (openmpi_job(envp, &stub.job) < 0 && hydra_job(envp, &stub.job) < 0 &&

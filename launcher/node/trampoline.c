@@ -149,18 +149,6 @@ static void become_pspawn(const char *execfn, const char *exe, char **argv, char
 
 /* ---- start ---- */
 
-static const char *executed_file(char **envp)
-{
-	unsigned long *aux;
-
-	while (*envp)
-		envp++;
-	for (aux = (unsigned long *)(envp + 1); aux[0]; aux += 2)
-		if (aux[0] == 31 /* AT_EXECFN */)
-			return (const char *)aux[1];
-	return "";
-}
-
 static int is_on(const char *value)
 {
 	return value && *value && !raw_streq(value, "0");
@@ -171,9 +159,11 @@ void trampoline_main(long *stack)
 {
 	static char real[PATH_MAX], exe[PATH_MAX];
 	char **argv = (char **)(stack + 1), **envp = argv + stack[0] + 1;
-	const char *execfn = executed_file(envp), *name = last_part(execfn);
+	const char *told = (const char *)auxiliary(envp, RAW_AT_EXECFN), *execfn = told ? told : "",
+		   *name = last_part(execfn);
 	const char *named = engine_getenv(envp, "PSPAWN_MPIRUN");
-	int on = is_on(engine_getenv(envp, "PSPAWN")), found;
+	/* a program with more rights than its user's has started this one: what it says is not asked for by these rights */
+	int on = is_on(engine_getenv(envp, "PSPAWN")) && !auxiliary(envp, RAW_AT_SECURE), found;
 	struct statx st;
 	long err;
 
