@@ -24,6 +24,8 @@
 #include "pspawn.h"
 
 #define END_MS 1000
+#define STARTED_MS 3000
+#define KILLED_MS 200
 #define BACKLOG 4096 /* or what net.core.somaxconn allows: others may fill it */
 #define PROGRAM_FD (MOVER_STEPD_FD + 1)
 
@@ -125,6 +127,24 @@ static void __attribute__((noreturn)) become_mover(int program, char *const argv
 	_exit(1);
 }
 
+/*
+ * It has but to fork; stopped, or kept by a debugger, it must not hold slurmstepd. Killed then, it is init's when slurmstepd ends,
+ * and a mover that it has started ends by itself. 0, or -1.
+ */
+static int reap(pid_t child)
+{
+	struct pollfd end = {.fd = (int)syscall(SYS_pidfd_open, child, 0), .events = POLLIN};
+	pid_t reaped;
+
+	poll(&end, 1, STARTED_MS);
+	for (int ms = 0; (reaped = waitpid(child, NULL, WNOHANG)) == 0 && ms < KILLED_MS; ms++) {
+		kill(child, SIGKILL);
+		usleep(1000);
+	}
+	xclose(&end.fd);
+	return reaped == 0 ? -1 : 0;
+}
+
 int pspawn_start_mover(const char *stub, const char *name, pid_t task, uid_t uid, uint32_t tasks)
 {
 	char path[PATH_MAX], why[REASON_LEN], user[16], pid[16], count[16], first[16];
@@ -152,9 +172,9 @@ int pspawn_start_mover(const char *stub, const char *name, pid_t task, uid_t uid
 		snprintf(why, sizeof why, "fork: %s", strerror(errno));
 		goto fail;
 	}
-	while (waitpid(child, NULL, 0) < 0 && errno == EINTR)
-		;
-	rv = 0;
+	rv = reap(child);
+	if (rv < 0)
+		snprintf(why, sizeof why, "the process that starts it does not end");
 fail:
 	xclose(&program);
 	xclose(&listener);

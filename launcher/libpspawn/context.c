@@ -14,7 +14,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/time.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -104,19 +106,29 @@ static long child_settings(const struct child *c)
 	return ret;
 }
 
-/*
- * The caller stands still until this process has exec'd, with all signals blocked: somebody may have stopped it, or the exec
- * waits for a file system. So it has a timer that kills it, and that no exec leaves (timer_create(2)). Ranks, which are forked,
- * have none of its traces. Where no timer can be had (RLIMIT_SIGPENDING), there is no deadline.
- */
-static void limit_time(int ms)
+/* What no timer is to be had for (RLIMIT_SIGPENDING) has no deadline, and is not begun. */
+static long create_timer(int *timer)
 {
 	struct sigevent kill = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGKILL};
+	struct raw_rlimit own, most;
+	long ret = sys3(__NR_timer_create, CLOCK_MONOTONIC, &kill, timer);
+
+	if (ret != -EAGAIN || sys_prlimit(RLIMIT_SIGPENDING, NULL, &own) < 0)
+		return ret;
+	most = (struct raw_rlimit){own.max, own.max};
+	sys_prlimit(RLIMIT_SIGPENDING, &most, NULL);
+	ret = sys3(__NR_timer_create, CLOCK_MONOTONIC, &kill, timer);
+	sys_prlimit(RLIMIT_SIGPENDING, &own, NULL);
+	return ret;
+}
+
+long pspawn_limit_time(int ms)
+{
 	struct itimerspec when = {.it_value = {ms / 1000, ms % 1000 * 1000000l}};
 	int timer;
+	long ret = create_timer(&timer);
 
-	if (sys3(__NR_timer_create, CLOCK_MONOTONIC, &kill, &timer) >= 0)
-		sys4(__NR_timer_settime, timer, 0, &when, NULL);
+	return ret < 0 ? ret : sys4(__NR_timer_settime, timer, 0, &when, NULL);
 }
 
 static int child_main(void *arg)
@@ -126,7 +138,9 @@ static int child_main(void *arg)
 	uint8_t nodes[PSPAWN_NODE_BYTES];
 	long ret;
 
-	limit_time(origin->timeout_ms);
+	c->step = PSPAWN_STEP_DEADLINE;
+	if ((ret = pspawn_limit_time(origin->timeout_ms)) < 0)
+		goto fail;
 	c->step = PSPAWN_STEP_FDS;
 	if ((ret = sys_dup3(c->sock, PSPAWN_PROXY_FD, 0)) < 0 || (ret = sys_dup3(c->null, 0, 0)) < 0 ||
 	    (ret = sys_dup3(c->output, 1, 0)) < 0 || (ret = sys_dup3(c->output, 2, 0)) < 0)
@@ -360,6 +374,7 @@ int pspawn_context_begin(struct pspawn_context *ctx, const struct pspawn_origin 
 	char *preload = NULL, *socket_var = NULL;
 	char token[PSPAWN_TOKEN_LEN + 1];
 	const char *user = "";
+	struct stat st;
 
 	memset(ctx, 0, sizeof *ctx);
 	ctx->sock = ctx->output = -1;
@@ -435,6 +450,7 @@ int pspawn_context_begin(struct pspawn_context *ctx, const struct pspawn_origin 
 		}
 	setsockopt(pair[0], SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
 	c.sock = pair[1];
+	ctx->doorbell = fstat(pair[1], &st) == 0 ? st.st_ino : 0;
 	ctx->started_us = monotonic_us();
 	rv = clone_child(ctx, &c);
 	if (rv == 0 && is_secure(ctx->pid)) {

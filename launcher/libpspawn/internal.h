@@ -33,6 +33,7 @@ struct pspawn_context {
 	int fork_point;	   /* 0 until the proxy has stopped */
 	int refused_point; /* of the last refusal */
 	int output;	   /* what ld.so writes, until the proxy speaks for itself; -1 */
+	uint64_t doorbell; /* inode of the socket that the proxy and its forks have as PSPAWN_PROXY_FD, and no rank */
 	char reason[PSPAWN_REASON_LEN];
 	int requests;
 	uint32_t seq;
@@ -86,6 +87,13 @@ int pspawn_elf_check(int fd, char *why, size_t size);
 /* Reaps a child that is about to end: after `grace_ms` it is killed, and 2 s and as long again after that left (it hangs in the
  * kernel, or a debugger keeps it). Whether it is gone. */
 bool pspawn_reap(pid_t pid, int grace_ms);
+
+/*
+ * For a process whose parent stands still until its exec or end (CLONE_VFORK), with all signals blocked: somebody may have stopped
+ * it, or the exec waits for a file system. Sets a timer that kills it, and that no exec leaves (timer_create(2)). Ranks, which are
+ * forked, have none of its traces. 0, or a negative errno.
+ */
+long pspawn_limit_time(int ms);
 
 /* Has the caller this child, ended or not? */
 bool pspawn_is_child(pid_t pid);

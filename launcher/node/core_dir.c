@@ -19,6 +19,7 @@
 #define CREATE 6			/* FSCONFIG_CMD_CREATE */
 #define NOSUID_NODEV_NOEXEC (2 | 4 | 8) /* MOUNT_ATTR_* */
 #define REAPED_MS 200
+#define MADE_MS 1000
 
 #ifndef __NR_fsopen /* headers before Linux 5.2 */
 #define __NR_fsopen 430
@@ -48,8 +49,8 @@ static int make(void *arg)
 	struct request *r = arg;
 	int fs;
 
-	if (!put("/proc/self/setgroups", "deny") || !put("/proc/self/uid_map", r->uids) ||
-	    !put("/proc/self/gid_map", r->gids))
+	if (pspawn_limit_time(MADE_MS) < 0 || !put("/proc/self/setgroups", "deny") ||
+	    !put("/proc/self/uid_map", r->uids) || !put("/proc/self/gid_map", r->gids))
 		_exit(1);
 	fs = (int)syscall(__NR_fsopen, "tmpfs", OPEN_CLOEXEC);
 	if (fs < 0)

@@ -41,6 +41,7 @@ enum { ON_LISTENER, ON_SIGNAL, ON_PAIR, ON_CONTEXT, ON_MOVER };
 #define RELEASE_GRACE_US 20000	    /* after the last commit, until the ranks have noted their times */
 #define ACCEPTS_A_TURN 128	    /* connections, of whomever: some 0.5 ms */
 #define BACKLOG 4096		    /* of the listener, see meet_gatherer() in stub.c */
+#define PF_EXITING 4		    /* linux/sched.h */
 #define STRAYS_US 1000000	    /* for forks that outlived their proxies to end when they are killed */
 #define MOST_UNREAD 65536	    /* bytes that a stub has not read: a third of what a socket takes */
 #define FIRST_CONTACT_US 10000000   /* for the first stub to connect: the one that started us was about to */
@@ -1937,11 +1938,40 @@ static bool has_ended(pid_t pid)
 	return s[2] == 'Z' || s[2] == 'X';
 }
 
+/* Is it a fork of a proxy's? Anybody may have our names, but nothing that was exec'd, and no rank, has the doorbell. */
+static bool is_of_proxy(const struct gatherer *g, pid_t pid)
+{
+	char path[64], name[64] = "";
+	unsigned long inode = 0;
+
+	snprintf(path, sizeof path, "/proc/%d/fd/%d", pid, PSPAWN_PROXY_FD);
+	if (readlink(path, name, sizeof name - 1) <= 0 || sscanf(name, "socket:[%lu]", &inode) != 1 || !inode)
+		return false;
+	for (int i = 0; i < g->ncontexts; i++)
+		if (g->contexts[i]->c.doorbell == inode)
+			return true;
+	return false;
+}
+
+/* Its descriptors are gone already, its children are not ours yet. */
+static bool is_ending(pid_t pid)
+{
+	char path[64], text[512];
+	unsigned flags = 0;
+	const char *s;
+
+	snprintf(path, sizeof path, "/proc/%d/stat", pid);
+	if (raw_read_file(path, text, sizeof text) <= 0 || !(s = strrchr(text, ')')))
+		return false;
+	/* field 9 of proc(5) */
+	return sscanf(s + 1, " %*c %*d %*d %*d %*d %*d %u", &flags) == 1 && flags & PF_EXITING;
+}
+
 /* Forks of proxies that outlived them, such as a trial fork that hangs in a handler of the program's. What ranks
  * leave behind is not ours: it comes to us only because we are a subreaper, and goes on to init. */
-static void kill_strays(void)
+static void kill_strays(const struct gatherer *g)
 {
-	char list[64], path[64], children[4096], comm[32];
+	char list[64], children[4096];
 	const int64_t until_us = now_us() + STRAYS_US;
 	const pid_t self = getpid();
 	bool more = true;
@@ -1953,11 +1983,11 @@ static void kill_strays(void)
 		more = false;
 		/* a number that the buffer cut has no blank behind it: it is read whole when those before it are gone */
 		for (long pid; (pid = strtol(s, &s, 10)) > 0 && *s == ' ';) {
-			snprintf(path, sizeof path, "/proc/%ld/comm", pid);
-			if (raw_read_file(path, comm, sizeof comm) <= 0 || strcmp(comm, "pspawn-proxy\n") != 0)
+			if (is_of_proxy(g, (pid_t)pid))
+				kill((pid_t)pid, SIGKILL);
+			else if (!is_ending((pid_t)pid))
 				continue;
 			more = true;
-			kill((pid_t)pid, SIGKILL);
 			waitpid((pid_t)pid, NULL, WNOHANG); /* one that a file system holds may not end for long */
 		}
 		if (more)
@@ -2267,6 +2297,6 @@ int main(int argc, char **argv)
 	warm_wait(&g);
 	writer_wait(&g, &g.report_writer, REPORT_HOLD_US, no_writer_may_stay(&g));
 	topology_end(&g);
-	kill_strays();
+	kill_strays(&g);
 	return 0;
 }

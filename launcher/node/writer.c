@@ -78,6 +78,7 @@ bool writer_wait(struct gatherer *g, struct writer *w, int64_t hold_us, bool the
 	int64_t began = now_us();
 	struct pollfd end = {.fd = w->ended, .events = POLLIN};
 	int status, n;
+	pid_t reaped;
 
 	if (!w->pid)
 		return true;
@@ -87,7 +88,10 @@ bool writer_wait(struct gatherer *g, struct writer *w, int64_t hold_us, bool the
 		kill(w->pid, SIGKILL);
 		poll(&end, 1, KILL_MS);
 	}
-	if (waitpid(w->pid, &status, n > 0 ? 0 : WNOHANG) == w->pid)
+	/* it ends at once, but a debugger may keep it */
+	for (int ms = 0; (reaped = waitpid(w->pid, &status, WNOHANG)) == 0 && n > 0 && ms < KILL_MS; ms++)
+		usleep(1000);
+	if (reaped == w->pid)
 		finish(w, status);
 	return n > 0;
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from pathlib import Path
@@ -10,9 +11,9 @@ import pytest
 
 from support import frozen, processes
 from support.mpi import Launcher, Pspawn, Started
-from support.report import assert_exec
+from support.report import assert_exec, assert_forked
 
-pytestmark = [pytest.mark.needs_stub, pytest.mark.mpi, pytest.mark.long]
+pytestmark = [pytest.mark.needs_stub, pytest.mark.mpi]
 STRAYS = 1500
 """In strays.c: their numbers are more than 4096 bytes of /proc/PID/task/PID/children."""
 
@@ -29,6 +30,26 @@ def strays(launcher: Launcher) -> list[processes.Process]:
     return [p for p in processes.of_test(launcher.mark) if p.comm == "pspawn-proxy"]
 
 
+@pytest.mark.parametrize("fork_point", [None, "preinit"])
+def test_a_daemon_of_the_user_s_with_the_name_of_a_proxy_lives(one_launcher: Launcher, fork_point: str | None) -> None:
+    """As in a plain launch. The gatherer, which is the subreaper, gets it when its rank has ended."""
+    program, file = str(one_launcher.builder.program("strays.c")), one_launcher.directory / "daemons"
+    run = one_launcher.run([program, "daemon", str(file)], 2, pspawn=Pspawn(fork_point) if fork_point else None)
+    assert run.rc == 0, run
+    if fork_point:
+        assert_forked(run.report, 2, fork_point)
+    assert processes.wait_until(lambda: file.exists() and len(file.read_text().splitlines()) == 2, 10)
+    daemons = [int(line) for line in file.read_text().splitlines()]
+    try:
+        assert processes.wait_until(lambda: not processes.gatherers(one_launcher.mark), 10), run
+        assert [processes.alive(pid) for pid in daemons] == [True, True], run
+    finally:
+        for pid in daemons:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.long
 def test_very_many_are_all_killed(one_launcher: Launcher) -> None:
     """The lowest proxy is killed, so they are left to the gatherer: a trial fork, and when it is gone its children."""
     made = one_launcher.directory / "made"
@@ -45,6 +66,7 @@ def test_very_many_are_all_killed(one_launcher: Launcher) -> None:
     assert not left, f"{len(left)} live on"
 
 
+@pytest.mark.long
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system: needs root")
 def test_one_that_a_file_system_holds_does_not_hold_the_gatherer(one_launcher: Launcher, tmp_path: Path) -> None:
     with frozen.file_system(tmp_path) as slow:

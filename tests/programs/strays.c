@@ -4,7 +4,10 @@
  *   many     it forks STRAYS processes before, which stay too, and writes into FILE how many it could
  *   held     it makes FILE where a file system stands still
  *
- * Elsewhere the program only ends.
+ * Elsewhere the program only ends. Without such a handler:
+ *
+ *   daemon   a child of main's with the name of a proxy and a session of its own writes its number into FILE, and stays
+ *   begin    a constructor waits until there is no FILE any more
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -47,16 +50,46 @@ static void stay(void)
 		pause();
 }
 
+static void leave_daemon(void)
+{
+	int ready[2], fd;
+	char none;
+
+	if (pipe(ready) < 0)
+		return;
+	if (fork() != 0) {
+		close(ready[1]);
+		while (read(ready[0], &none, 1) > 0)
+			;
+		return;
+	}
+	setsid();
+	prctl(PR_SET_NAME, "pspawn-proxy");
+	alarm(60);
+	fd = open(file, O_CREAT | O_WRONLY | O_APPEND | O_CLOEXEC, 0600);
+	dprintf(fd, "%d\n", getpid());
+	close(fd);
+	for (fd = 0; fd < 1024; fd++)
+		close(fd);
+	for (;;)
+		pause();
+}
+
 __attribute__((constructor)) static void begin(int argc, char **argv)
 {
 	if (argc < 3)
 		return;
 	what = argv[1];
 	file = argv[2];
-	pthread_atfork(NULL, NULL, stay);
+	while (strcmp(what, "begin") == 0 && access(file, F_OK) == 0)
+		usleep(1000);
+	if (strcmp(what, "many") == 0 || strcmp(what, "held") == 0)
+		pthread_atfork(NULL, NULL, stay);
 }
 
 int main(void)
 {
+	if (strcmp(what, "daemon") == 0)
+		leave_daemon();
 	return 0;
 }

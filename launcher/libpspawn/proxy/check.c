@@ -455,6 +455,7 @@ int pspawn_trial_fork(void)
 	if (pid == 0)
 		sys_exit(pspawn_pid_keeper(&name) + 1);
 	pspawn_recording = recording;
+	/* a handler of fork may hang in it: the deadline is that of the climb, or the caller's for the proxy */
 	while (pid > 0 && waitpid(pid, &status, 0) < 0 && errno == EINTR)
 		;
 	if (pid > 0)

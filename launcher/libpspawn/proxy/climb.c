@@ -23,6 +23,7 @@
 #define DROPS 16	      /* so many preloads are dropped one by one, then all */
 #define NAME_ROOM 100	      /* of a dropped preload's name at least so much is told, from its end */
 #define LONGEST_CLIMB 30      /* times the silence: a program that computes for ever before its fork point */
+#define END_US 500000	      /* for what was killed: less than the caller's grace (CLIMB_GRACE_US in gather.c) */
 #define CHANGES_BYTES 65536   /* of the environment */
 #define NO_CORE 1	      /* as a limit */
 #define VERDICT_REACHED 'Y'   /* the climber serves from now on */
@@ -308,15 +309,17 @@ static pid_t any_child(void)
 	return raw_read_file(path, text, sizeof text) > 0 ? (pid_t)raw_atol(text) : 0;
 }
 
-/* And what the program has started meanwhile: this process is the subreaper of all that. */
+/*
+ * And what the program has started meanwhile: this process is the subreaper of all that. Who is in an uninterruptible sleep, or
+ * kept by a debugger, dies when that ends: he is left behind then, and goes to the caller with this process.
+ */
 static void end_climber(pid_t pid)
 {
-	int64_t limit = raw_monotonic_us() + 2000000; /* who is in an uninterruptible sleep dies when that ends */
+	int64_t limit = raw_monotonic_us() + END_US;
 	int status;
 
 	sys_kill(pid, 9);
-	while (waitpid(pid, &status, __WALL) < 0 && errno == EINTR)
-		;
+	pspawn_await_killed(pid, limit);
 	while ((pid = any_child()) > 0 && raw_monotonic_us() < limit) {
 		sys_kill(pid, 9);
 		if (waitpid(pid, &status, WNOHANG | __WALL) == 0)

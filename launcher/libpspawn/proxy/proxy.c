@@ -20,6 +20,7 @@
 
 #define RANKS_A_LEADER 8
 #define MAX_LEADERS 32
+#define LEADER_END_US 1000000 /* for a leader that was killed */
 /* Keeps large arrays out of the frames below which ranks are forked: fewer stack pages for each to copy. */
 #define NOINLINE __attribute__((noinline))
 
@@ -216,7 +217,7 @@ static int share_ranks(uint32_t first, uint32_t end)
 	for (uint32_t k = led; k < nleaders; k++) /* the shares of leaders that could not be forked */
 		if (fork_ranks(first + k, end, nleaders))
 			return 1;
-	for (uint32_t k = 1; k < led; k++)
+	for (uint32_t k = 1; k < led; k++) /* the proxy kills this process when the caller's deadline is over */
 		while (waitpid(leaders[k], &status, 0) < 0 && errno == EINTR)
 			;
 	return 0;
@@ -291,7 +292,26 @@ static void drain(uint32_t seq)
 		raw_recv(pspawn_proxy.sock, &msg, sizeof msg, NULL, NULL, RAW_MSG_DONTWAIT);
 }
 
-/* Waits for the batch leader, but not longer than there is a caller: a handler of the program's may hang in the fork. */
+void pspawn_await_killed(pid_t pid, int64_t until_us)
+{
+	int pidfd = (int)sys2(__NR_pidfd_open, pid, 0), status, ended = 0; /* < 0, Linux before 5.3: only the time */
+	struct raw_pollfd end = {pidfd, RAW_POLLIN, 0};
+	int64_t left;
+
+	while (waitpid(pid, &status, WNOHANG | __WALL) == 0 && (left = until_us - raw_monotonic_us()) > 0) {
+		if (ended || pidfd < 0)
+			raw_sleep_ms(1); /* one that has ended and is not to be had: a debugger keeps it */
+		else
+			ended = sys_poll(&end, 1, (long)(left / 1000) + 1) > 0;
+	}
+	if (pidfd >= 0)
+		sys_close(pidfd);
+}
+
+/*
+ * Waits for the batch leader, but not longer than there is a caller: a handler of the program's may hang in the fork. No deadline
+ * of its own: the caller has one for the slots, and hangs up.
+ */
 static void await_leader(pid_t pid)
 {
 	int pidfd = (int)sys2(__NR_pidfd_open, pid, 0), status;
@@ -306,8 +326,7 @@ static void await_leader(pid_t pid)
 		}
 		if (wait[0].revents & (RAW_POLLHUP | RAW_POLLERR)) {
 			sys_kill(pid, 9);
-			while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
-				;
+			pspawn_await_killed(pid, raw_monotonic_us() + LEADER_END_US);
 			sys_exit(0);
 		}
 	}

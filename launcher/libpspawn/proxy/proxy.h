@@ -53,6 +53,8 @@ HIDDEN long pspawn_apply_strings(const struct pspawn_slot *slot);
 HIDDEN void pspawn_serve(void);
 HIDDEN long pspawn_say(uint32_t kind, uint32_t refused_point, const char *text, uint32_t number);
 HIDDEN long pspawn_map_batch(int memfd, uint64_t size);
+/* proxy.c: reaps a child that was killed, if that can be had before `until_us` (raw_monotonic_us()). */
+HIDDEN void pspawn_await_killed(pid_t pid, int64_t until_us);
 
 /* climb.c: goes up by a fork. Returns 1 in the climber, whose target is set; 0 if this process goes on serving. */
 HIDDEN int pspawn_climb(void);
