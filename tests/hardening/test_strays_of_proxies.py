@@ -18,11 +18,11 @@ STRAYS = 1500
 """In strays.c: their numbers are more than 4096 bytes of /proc/PID/task/PID/children."""
 
 
-def start(launcher: Launcher, what: str, file: Path) -> Started:
-    """Its proxies are given up after two seconds."""
+def start(launcher: Launcher, what: str, file: Path, seconds: int = 2) -> Started:
+    """Its proxies are given up after so many seconds."""
     program = str(launcher.builder.program("strays.c"))
     return launcher.start(
-        [program, what, str(file)], 2, pspawn=Pspawn("main", "0-1", "direct", ("--pspawn-timeout=2",))
+        [program, what, str(file)], 2, pspawn=Pspawn("main", "0-1", "direct", (f"--pspawn-timeout={seconds}",))
     )
 
 
@@ -34,7 +34,9 @@ def strays(launcher: Launcher) -> list[processes.Process]:
 def test_a_daemon_of_the_user_s_with_the_name_of_a_proxy_lives(one_launcher: Launcher, fork_point: str | None) -> None:
     """As in a plain launch. The gatherer, which is the subreaper, gets it when its rank has ended."""
     program, file = str(one_launcher.builder.program("strays.c")), one_launcher.directory / "daemons"
-    run = one_launcher.run([program, "daemon", str(file)], 2, pspawn=Pspawn(fork_point) if fork_point else None)
+    run = one_launcher.run(
+        [program, "daemon", str(file)], 2, pspawn=Pspawn(fork_point, door="direct") if fork_point else None
+    )
     assert run.rc == 0, run
     if fork_point:
         assert_forked(run.report, 2, fork_point)
@@ -53,7 +55,7 @@ def test_a_daemon_of_the_user_s_with_the_name_of_a_proxy_lives(one_launcher: Lau
 def test_very_many_are_all_killed(one_launcher: Launcher) -> None:
     """The lowest proxy is killed, so they are left to the gatherer: a trial fork, and when it is gone its children."""
     made = one_launcher.directory / "made"
-    started = start(one_launcher, "many", made)
+    started = start(one_launcher, "many", made, 30)
     assert processes.wait_until(lambda: made.exists() and made.read_text(), 30), started.finish(1)
     assert made.read_text() == f"{STRAYS}\n"
     (proxy,) = processes.proxies(one_launcher.mark)

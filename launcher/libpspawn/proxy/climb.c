@@ -293,20 +293,27 @@ static long progress_of(pid_t pid)
 	return (long)(pspawn_stat_field(s, 12) + pspawn_stat_field(s, 14) + pspawn_stat_field(s, 15));
 }
 
-/* The first child of this process that has not been waited for; 0: there is none. */
-static pid_t any_child(void)
+/* All children of this process, or as many as there is room for: the others have their turn when these are gone. -1 if they cannot
+ * be known. */
+static int kill_children(void)
 {
-	siginfo_t info = {.si_pid = 0};
-	char path[64] = "/proc/self/task/", text[32];
+	char path[64] = "/proc/self/task/", text[4096];
 	struct raw_text t = {path, sizeof path, raw_strlen(path)};
 
-	if (waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT | __WALL) < 0)
-		return 0;
-	if (info.si_pid)
-		return info.si_pid;
 	raw_put_num(&t, sys_getpid());
 	raw_put(&t, "/children"); /* CONFIG_PROC_CHILDREN, which CRIU wants and distributions set */
-	return raw_read_file(path, text, sizeof text) > 0 ? (pid_t)raw_atol(text) : 0;
+	if (raw_read_file(path, text, sizeof text) < 0)
+		return -1;
+	for (const char *s = text; *s >= '0' && *s <= '9'; s++) {
+		long pid = raw_atol(s);
+
+		while (*s >= '0' && *s <= '9')
+			s++;
+		if (*s != ' ') /* a number that the buffer cut has no blank behind it */
+			break;
+		sys_kill((int)pid, 9);
+	}
+	return 0;
 }
 
 /*
@@ -316,15 +323,15 @@ static pid_t any_child(void)
 static void end_climber(pid_t pid)
 {
 	int64_t limit = raw_monotonic_us() + END_US;
-	int status;
+	int status, known;
 
 	sys_kill(pid, 9);
 	pspawn_await_killed(pid, limit);
-	while ((pid = any_child()) > 0 && raw_monotonic_us() < limit) {
-		sys_kill(pid, 9);
-		if (waitpid(pid, &status, WNOHANG | __WALL) == 0)
-			raw_sleep_ms(1);
-	}
+	do {
+		known = kill_children();
+		while ((pid = waitpid(-1, &status, WNOHANG | __WALL)) > 0)
+			;
+	} while (pid == 0 && known == 0 && raw_monotonic_us() < limit && (raw_sleep_ms(1), 1));
 }
 
 /* What a climb that failed has written: the next one is not to be blamed for it. */
