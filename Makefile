@@ -113,7 +113,7 @@ examples-wheels: $(MPI_WHEELS)
 		MPICC=$(CURDIR)/.test-env/mpich5/bin/mpicc BUILD=build/mpich5
 
 # The commands of a wheel are copies; here they are links, so that they follow a rebuild.
-$(VENV): setup.cfg setup.py pyproject.toml $(wildcard launcher/pspawn/*/_build.py) \
+$(VENV): setup.cfg setup.py pyproject.toml $(wildcard launcher/pspawn/*/_build.py launcher/pspawn/*/*.c) \
 		$(wildcard launcher/libpspawn/include/*.h) launcher/pspawn/_version.py
 	$(PYTHON) -m venv .venv
 	.venv/bin/python $(PIP) install --editable '.[mpi4py,test]'

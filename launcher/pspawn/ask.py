@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import NamedTuple, Optional
 
+KILLED_SECONDS = 1
+
 
 class Answer(NamedTuple):
     """What a command printed, and why that can't be relied on, if so."""
@@ -53,7 +55,8 @@ def ask(command: Sequence[str], seconds: float) -> Answer:
 def _kill(process: subprocess.Popen[str]) -> None:
     with suppress(OSError):
         os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    with suppress(subprocess.TimeoutExpired):  # the kernel waits for a device, or a debugger keeps it
+        process.wait(KILLED_SECONDS)
     for stream in (process.stdout, process.stderr):
         if stream:
             stream.close()

@@ -80,6 +80,29 @@ def test_a_stub_whose_starter_of_the_gatherer_is_kept(one_launcher: Launcher) ->
     assert "cannot be started: wait4" in ours.stderr, ours
 
 
+WITNESS = "from pspawn.engine.supervise import _Witness\n_Witness(set()).end()\nprint('gone on')"
+ASKED = "from pspawn.ask import ask\nask(['sleep', '60'], 1)\nprint('gone on')"
+REHEARSED = (
+    f"from pspawn import hwloc\nhwloc.Topology.from_xml({str(TOP / 'tests/topologies/1-node.xml')!r})\nprint('gone on')"
+)
+HELPED = "from types import SimpleNamespace\nfrom pspawn.engine.slurm import has_plugin\n"
+HELPED += "has_plugin(SimpleNamespace(path='/bin/true', name='true'))\nprint('gone on')"
+
+
+@pytest.mark.parametrize(
+    ("how", "code"),
+    [
+        pytest.param("forks", WITNESS, id="witness"),
+        pytest.param("keep", ASKED, id="asked"),
+        pytest.param("forks", REHEARSED, id="rehearsed"),
+        pytest.param("keep", HELPED, id="srun", marks=pytest.mark.long),
+    ],
+)
+def test_a_child_of_the_wrapper_s_that_is_kept(builder: Builder, how: str, code: str) -> None:
+    out, _ = run(builder, how, code)
+    assert out == "gone on\n"
+
+
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="acts as root")
 SEIZE, INTERRUPT = 0x4206, 0x4207
 PTRACE = ctypes.CDLL(None, use_errno=True).ptrace
@@ -186,7 +209,11 @@ def test_a_proxy_that_is_stopped_where_few_signals_may_wait(builder: Builder) ->
 @pytest.mark.parametrize(("soft", "hard"), [(0, 1000), (0, 0)])
 def test_a_launch_where_few_signals_may_wait(one_launcher: Launcher, soft: int, hard: int) -> None:
     """And where none is to be had no proxy is begun."""
-    show = [sys.executable, "-c", "import resource, sys; sys.stdout.write(f'{resource.getrlimit(resource.RLIMIT_SIGPENDING)}\\n')"]
+    show = [
+        sys.executable,
+        "-c",
+        "import resource, sys; sys.stdout.write(f'{resource.getrlimit(resource.RLIMIT_SIGPENDING)}\\n')",
+    ]
     before = ["prlimit", f"--sigpending={soft}:{hard}"]
     plain = one_launcher.run(show, 2, before=before)
     ours = one_launcher.run(show, 2, before=before, pspawn=Pspawn("preinit"))

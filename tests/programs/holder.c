@@ -1,11 +1,11 @@
 /*
- * holder.c - a debugger that lays its hands on what a program starts by vfork, or by fork (freeze).
+ * holder.c - a debugger that lays its hands on what a program starts by vfork, or by fork (forks, freeze).
  *
- *     holder stop|keep|freeze PROGRAM ARGUMENT...
+ *     holder stop|keep|forks|freeze PROGRAM ARGUMENT...
  *
  * stop: such a child is stopped when it has put its descriptors in place, and left so. keep: it runs, and when it has ended
- * stays a zombie that its parent cannot reap, until this program ends. freeze: it never runs, and is kept when it was killed.
- * Ends as PROGRAM does.
+ * stays a zombie that its parent cannot reap, until this program ends. forks: so do children by fork. freeze: it never runs,
+ * and is kept when it was killed. Ends as PROGRAM does.
  */
 #define _GNU_SOURCE
 #include <signal.h>
@@ -64,7 +64,7 @@ int main(int argc, char **argv)
 		return 2;
 	stops = strcmp(argv[1], "stop") == 0;
 	freezes = strcmp(argv[1], "freeze") == 0;
-	options |= freezes ? PTRACE_O_TRACEFORK : 0;
+	options |= freezes || strcmp(argv[1], "forks") == 0 ? PTRACE_O_TRACEFORK : 0;
 	program = fork();
 	if (program == 0) {
 		ptrace(PTRACE_TRACEME, 0, NULL, NULL);

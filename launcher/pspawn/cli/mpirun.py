@@ -359,6 +359,7 @@ class Reporting:
         What it says is passed on. OSError if there can be no such process.
         """
         from pspawn.engine import supervise
+        from pspawn.engine.reap import reap
 
         reader, writer = supervise.pipe()
         try:
@@ -375,9 +376,8 @@ class Reporting:
         if not answered:
             os.kill(child, signal.SIGKILL)
             return None  # not waited for: while the kernel waits for the device, even SIGKILL does
-        try:
-            status = os.waitpid(child, 0)[1]
-        except ChildProcessError:  # SIGCHLD is ignored, until mpirun is started
+        status = reap(child)
+        if status is None:  # SIGCHLD is ignored, until mpirun is started
             return 0
         if os.WIFSIGNALED(status):
             say(f"report: {self.file or self.path}: who wrote it was ended by signal {os.WTERMSIG(status)}")

@@ -146,6 +146,8 @@ def launch(srun: Mpirun, args: Sequence[str], stub: str, options: StubOptions) -
 
 def has_plugin(srun: Mpirun) -> bool:
     """Whether this srun has loaded pspawn's plugin: its help says so (5 ms, as long as importing subprocess takes)."""
+    from pspawn.engine.reap import reap
+
     reader, writer = os.pipe()
     try:
         streams = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (0, 2)]
@@ -162,7 +164,7 @@ def has_plugin(srun: Mpirun) -> bool:
     finally:
         os.close(reader)
         os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+        reap(child)
 
 
 def _read_all(fd: int) -> bytes:

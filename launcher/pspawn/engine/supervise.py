@@ -21,6 +21,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, NoReturn, Union
 
+from pspawn.engine.reap import reap
+
 PR_SET_PDEATHSIG = 1
 PR_SET_NAME = 15
 SI_KERNEL = 0x80
@@ -125,17 +127,17 @@ def _start(path: str, argv: list[str], env: Mapping[str, str], mask: Mask, sigch
             os.write(writer, str(getattr(error, "errno", 0) or 1).encode())
         os._exit(127)
     os.close(writer)
-    failed = os.read(reader, 16)
+    failed = os.read(reader, 16)  # no deadline: a file system that stands still holds the exec, as a plain one
     os.close(reader)
     if failed:
-        os.waitpid(child, 0)
+        reap(child)
         raise OSError(int(failed), os.strerror(int(failed)), path)
     return child
 
 
 def _watch(child: int, watched: set[signal.Signals], witness: _Witness) -> int:
     while True:
-        came = signal.sigwaitinfo(watched)
+        came = signal.sigwaitinfo(watched)  # no deadline: mpirun may run for months
         if came.si_signo != signal.SIGCHLD:
             # A terminal sends to the whole group; but a hang-up also to the leader of its session alone.
             from_terminal = came.si_code == SI_KERNEL and came.si_signo != signal.SIGHUP
@@ -208,4 +210,4 @@ class _Witness:
         os.close(self._asks)
         os.close(self._answers)
         os.kill(self._pid, signal.SIGKILL)
-        os.waitpid(self._pid, 0)
+        reap(self._pid)

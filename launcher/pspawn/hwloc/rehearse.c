@@ -6,12 +6,14 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
-enum { REHEARSAL_SECONDS = 60 };
+enum { REHEARSAL_SECONDS = 60, REAPED_MS = 1000 };
 
 /* The child's death is a result, not an accident: no handler of the caller's, no core, no message. */
 static void die_quietly(void)
@@ -45,6 +47,27 @@ __attribute__((noreturn)) static void rehearse(hwloc_topology_t topology, int ve
 	_exit(write(verdict, &error, sizeof(error)) != sizeof(error));
 }
 
+static time_t seconds(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec;
+}
+
+/* The verdict, if it comes in time. */
+static ssize_t hear(int fd, int *error)
+{
+	struct pollfd verdict = {.fd = fd, .events = POLLIN};
+	time_t until = seconds() + REHEARSAL_SECONDS + 1;
+	ssize_t got = -1;
+
+	while (got < 0 && seconds() < until)
+		if (poll(&verdict, 1, 1000) > 0 && (got = read(fd, error, sizeof(*error))) < 0 && errno != EINTR)
+			break;
+	return got;
+}
+
 /*
  * Whether hwloc_topology_load() will work on `topology`, which is initialized and configured but not loaded, and
  * stays so. Returns 0, or -1 with errno: that of hwloc_topology_load(), EINVAL if it died or took longer than
@@ -66,14 +89,14 @@ static int pspawn_hwloc_rehearse_load(hwloc_topology_t topology)
 		error = errno;
 	close(pipe_fds[1]);
 	if (child > 0) {
-		do
-			got = read(pipe_fds[0], &error, sizeof(error));
-		while (got < 0 && errno == EINTR);
-		if (got != sizeof(error))
+		got = hear(pipe_fds[0], &error);
+		if (got != sizeof(error)) {
 			error = EINVAL;
-		/* ECHILD where the caller ignores SIGCHLD: the verdict does not need the status. */
-		while (waitpid(child, NULL, 0) < 0 && errno == EINTR)
-			;
+			kill(child, SIGKILL); /* who is stopped has no alarm */
+		}
+		/* ECHILD where the caller ignores SIGCHLD: the verdict does not need the status. A debugger may keep it. */
+		for (int ms = 0; ms < REAPED_MS && waitpid(child, NULL, WNOHANG) == 0; ms++)
+			usleep(1000);
 	}
 	close(pipe_fds[0]);
 	errno = error;
