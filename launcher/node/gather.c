@@ -41,6 +41,7 @@ enum { ON_LISTENER, ON_SIGNAL, ON_PAIR, ON_CONTEXT, ON_MOVER };
 #define RELEASE_GRACE_US 20000	    /* after the last commit, until the ranks have noted their times */
 #define ACCEPTS_A_TURN 128	    /* connections, of whomever: some 0.5 ms */
 #define BACKLOG 4096		    /* of the listener, see meet_gatherer() in stub.c */
+#define LOOK_MS 100		    /* while some do not come */
 #define PF_EXITING 4		    /* linux/sched.h */
 #define STRAYS_US 1000000	    /* for forks that outlived their proxies to end when they are killed */
 #define MOST_UNREAD 65536	    /* bytes that a stub has not read: a third of what a socket takes */
@@ -71,6 +72,12 @@ static bool is_live(const struct pair *p)
 static bool awaits_inner(const struct gatherer *g);
 static bool has_processes(const struct context *c);
 static bool has_pairs(const struct gatherer *g);
+
+/* Of which nobody is to come any more. */
+static bool is_complete(const struct gatherer *g)
+{
+	return g->local_size && g->arrived + elsewhere_count(g) >= g->local_size;
+}
 
 /* ---- talking to stubs ---- */
 
@@ -238,7 +245,7 @@ static int make_core_dir(const struct gatherer *g, struct pair *p)
  */
 static bool is_last(const struct gatherer *g, const struct pair *last)
 {
-	if (last->a.engine != PSPAWN_SLURM || g->arrived < g->local_size || awaits_inner(g))
+	if (last->a.engine != PSPAWN_SLURM || !is_complete(g) || awaits_inner(g))
 		return false;
 	for (int i = 0; i < g->npairs; i++) {
 		const struct pair *p = g->pairs[i];
@@ -1002,7 +1009,7 @@ static int stream_some(struct gatherer *g, struct context *c, const int *pairs, 
 /* Everybody is here: from now on this generation is fixed. */
 static void close_collection(struct gatherer *g)
 {
-	int *candidates = calloc((size_t)g->npairs, sizeof *candidates), n = 0, rv;
+	int *candidates = calloc((size_t)(unsigned)g->npairs, sizeof *candidates), n = 0, rv;
 
 	for (int i = 0; candidates && i < g->npairs; i++)
 		if (g->pairs[i]->state == PAIR_CANDIDATE)
@@ -1709,7 +1716,7 @@ static bool settle(struct gatherer *g)
 
 static bool everyone_arrived(const struct gatherer *g)
 {
-	return g->local_size && g->arrived >= g->local_size && !awaits_inner(g);
+	return is_complete(g) && !awaits_inner(g);
 }
 
 /*
@@ -1733,6 +1740,12 @@ static int64_t patience_us(const struct gatherer *g)
 	return patience;
 }
 
+static bool awaits_others(const struct gatherer *g)
+{
+	return g->phase == PHASE_COLLECT && (count_in(g, PAIR_CANDIDATE) || count_in(g, PAIR_BATCHED)) &&
+	       !is_complete(g);
+}
+
 /* Takes every step that is possible now. */
 static void advance(struct gatherer *g)
 {
@@ -1740,6 +1753,8 @@ static void advance(struct gatherer *g)
 
 	if (g->phase == PHASE_COLLECT)
 		stream(g);
+	if (awaits_others(g))
+		elsewhere_look(g);
 	if (g->phase == PHASE_COLLECT && (count_in(g, PAIR_CANDIDATE) || count_in(g, PAIR_BATCHED)) &&
 	    (everyone_arrived(g) || waited))
 		close_collection(g);
@@ -1907,7 +1922,7 @@ static void reap(struct gatherer *g)
 		int pair = pair_of_rank(g, pid);
 
 		if (topology_ended(g, pid, status) || warm_writer_ended(g, pid, status) ||
-		    writer_reaped(&g->report_writer, pid, status))
+		    writer_reaped(&g->report_writer, pid, status) || writer_reaped(&g->looker, pid, status))
 			continue;
 		if (pair < 0) {
 			lose_early_rank(g, pid);
@@ -2088,7 +2103,7 @@ static bool has_work(const struct gatherer *g)
 		if (has_processes(g->contexts[i]))
 			return true;
 	/* stubs that were told to exec leave at once, others of the node are still to come: one report for all */
-	if (g->arrived < g->local_size && now_us() - g->last_arrival_us < LINGER_US)
+	if (!is_complete(g) && now_us() - g->last_arrival_us < LINGER_US)
 		return true;
 	if (awaits_inner(g) && now_us() - g->last_arrival_us < g->timeout_ms * 1000ll)
 		return true;
@@ -2132,7 +2147,7 @@ static int start(struct gatherer *g)
 	g->pid = getpid();
 	g->started_us = g->last_heartbeat_us = now_us();
 	g->profile_context = -1;
-	g->report_writer.ended = g->profile_writer.ended = -1;
+	g->report_writer.ended = g->profile_writer.ended = g->looker.ended = -1;
 	g->mover.sock = g->mover.context = -1;
 	g->topology.xml = g->topology.number = g->topology.told = -1;
 	pspawn_take_common_settings(&g->own_settings);
@@ -2253,10 +2268,11 @@ int main(int argc, char **argv)
 	test_stop("gather", "watching", 0);
 	g.mover.address = argc > 1 && *argv[1] ? argv[1] : NULL;
 	do {
-		int wait_ms = g.report_due_us	? RELEASE_GRACE_US / 1000
-			      : g.topology.pid	? 50
-			      : g.sample_due_us ? FIRST_SAMPLE_US / 1000
-						: heartbeat_ms(&g) / 2;
+		int wait_ms = g.report_due_us	  ? RELEASE_GRACE_US / 1000
+			      : g.topology.pid	  ? 50
+			      : g.sample_due_us	  ? FIRST_SAMPLE_US / 1000
+			      : awaits_others(&g) ? LOOK_MS
+						  : heartbeat_ms(&g) / 2;
 		int n = epoll_wait(g.epoll, events, 64, wait_ms);
 		bool arrivals = false;
 
@@ -2297,6 +2313,7 @@ int main(int argc, char **argv)
 	warm_wait(&g);
 	writer_wait(&g, &g.report_writer, REPORT_HOLD_US, no_writer_may_stay(&g));
 	topology_end(&g);
+	elsewhere_end(&g);
 	kill_strays(&g);
 	return 0;
 }

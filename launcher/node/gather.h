@@ -197,6 +197,11 @@ struct gatherer {
 	bool recording;			       /* was asked for */
 	char record_reason[PSPAWN_REASON_LEN]; /* why there is no profile of it */
 	bool warned;			       /* of ranks that died early */
+	struct writer looker;		       /* for ranks whose stubs will not come: elsewhere.c */
+	struct elsewhere_found *found;	       /* shared with it; NULL: it does not look */
+	int32_t *elsewhere;		       /* owned: those */
+	int nelsewhere;
+	int64_t looked_us;
 	struct topology topology;
 	uint64_t said;		       /* entries of the trace that a stub was given */
 	char unfit[PSPAWN_REASON_LEN]; /* why it cannot work; empty: it can */
@@ -213,6 +218,12 @@ int core_dir_without_name(const struct gatherer *g);
 /* others.c: closes a socket into which another user may have sent descriptors whose close waits. Whether it did wait, for
  * a millisecond or so. */
 bool others_close(int fd);
+
+/* elsewhere.c: looks, now and then, for ranks of the node whose stubs will not come; how many are known of those that have not
+ * arrived; gives up looking. */
+void elsewhere_look(struct gatherer *g);
+int elsewhere_count(const struct gatherer *g);
+void elsewhere_end(struct gatherer *g);
 
 /* sandbox.c: at the start, before anybody is accepted: remembers which process started us. Why a proxy of ours may not have
  * this stub's sandbox, or NULL. Is this process where it cannot reach us? */
@@ -283,7 +294,7 @@ bool report_wanted(const struct gatherer *g);
 #define REPORT_HOLD_US 1000000
 #define PROFILE_HOLD_US 500000
 
-/* writer.c: has this done in a process that may hang alone; false if it cannot be, or an earlier one has not ended. */
+/* writer.c, also for elsewhere.c: has this done in a process that may hang alone; false if it cannot be, or an earlier one has not ended. */
 bool writer_start(struct gatherer *g, struct writer *w, bool (*work)(struct gatherer *, void *), void *arg);
 /* writer.c: was this child the writer? */
 bool writer_reaped(struct writer *w, pid_t pid, int status);

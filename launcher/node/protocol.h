@@ -134,7 +134,8 @@ struct pspawn_arrival {
 	struct pspawn_settings settings;
 	/* the blob, in this order; every string is terminated and counted with its end */
 	uint32_t path_bytes, cwd_bytes, cgroup_bytes, label_bytes, report_bytes, domains_bytes, refusal_bytes;
-	uint32_t preload_bytes, pad; /* pad: 0 */
+	uint32_t preload_bytes;
+	int32_t daemon; /* from which all of the job's ranks on this node descend; 0 where its variables name the job */
 	uint32_t argv_bytes, env_bytes;
 	uint32_t nfds; /* int32_t each, ascending, at the end */
 };

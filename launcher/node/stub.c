@@ -960,6 +960,7 @@ static const char *arrive(void)
 	a->rank = stub.job.rank;
 	a->local_rank = stub.job.local_rank;
 	a->local_size = stub.job.local_size;
+	a->daemon = stub.job.engine == PSPAWN_HYDRA ? hydra_daemon(&stub.job) : 0;
 	a->fork_point = choose(stub.fork_point, fork_points, "--pspawn-fork-point: ");
 	a->bind_to = choose(stub.bind_to, binds, "--pspawn-bind-to: ");
 	a->options |= (stub.require ? PSPAWN_REQUIRE : 0) | (stub.verbose ? PSPAWN_VERBOSE : 0) |

@@ -13,6 +13,7 @@ import pytest
 
 from support.mpi import STUB, Launcher, Pspawn, Run
 from support.report import assert_forked, assert_names, ranks
+from support.sandboxes import seen, why
 
 pytestmark = pytest.mark.needs_stub
 N = 2
@@ -74,38 +75,6 @@ WITH_EACH = pytest.mark.parametrize(
 )
 
 
-def seen(run: Run, sandbox: str, n: int = N) -> list[dict[str, str]]:
-    """What each rank shows, by rank. An id is replaced by where it was met first: it is another in each launch."""
-    assert run.rc == 0, run
-    found = [dict(word.split("=", 1) for word in line.split()) for line in run.stdout.splitlines()]
-    found.sort(key=lambda rank: int(rank["rank"]))
-    assert [rank["rank"] for rank in found] == [str(k) for k in range(n)], run
-    outside = dict(word.split("=", 1) for word in os.popen(f"{sandbox} show").read().split())
-    for column in outside.keys() - {"rank", "denied", "fifo", "block", "own"}:
-        met = {outside[column]: "outside", "": "none", "-1": "none"}
-        for rank in found:
-            rank[column] = met.setdefault(rank[column], f"first in rank {rank['rank']}")
-    return found
-
-
-def why(run: Run, n: int = N) -> list[str | None]:
-    """Of each rank why it was exec'd, from the report, or from its own line where there is none. None: forked."""
-    reasons: list[str | None] = ["" for _ in range(n)]
-    for line in run.stderr.splitlines():
-        if " launched plainly: " in line:
-            before, _, reason = line.partition(": launched plainly: ")
-            reasons[int(before.rpartition("rank ")[2])] = reason
-    for rank in ranks(run.report):
-        said = reasons[rank["rank"]]
-        forked = rank["launched_by"] == "fork"
-        assert forked == (not said), run
-        assert forked or rank["reason"] == said, run
-        if forked:
-            reasons[rank["rank"]] = None
-    assert "" not in reasons, run
-    return reasons
-
-
 def both(
     launcher: Launcher, wrapper: Sequence[str], sandbox: str, door: str = "none", n: int = N, **how: object
 ) -> tuple[Run, Run]:
@@ -141,9 +110,9 @@ def test_all_around_mpirun(one_launcher: Launcher, sandbox: str) -> None:
     wrapper = "nothing+fork" if one_launcher.mpi.is_openmpi else "nothing"
     for door, words in (("direct", []), ("none", [sandbox, wrapper])):
         plain, ours = both(one_launcher, words, sandbox, door, before=nested(sandbox, AROUND))
-        expected = seen(plain, sandbox)
+        expected = seen(plain, sandbox, N)
         assert expected[0]["fifo"] == "13" and expected[0]["denied"] == "0", plain
-        assert seen(ours, sandbox) == expected, f"{plain}\n{ours}"
+        assert seen(ours, sandbox, N) == expected, f"{plain}\n{ours}"
         assert_forked(ours.report, N, "preinit", contexts=1)
 
 
@@ -151,11 +120,11 @@ def test_all_around_mpirun(one_launcher: Launcher, sandbox: str) -> None:
 def test_behind_a_wrapper(one_launcher: Launcher, name: str, sandbox: str) -> None:
     """Each rank in one of its own: nobody but the first can be forked, whose sandbox the gatherer has."""
     plain, ours = both(one_launcher, [sandbox, name], sandbox)
-    expected = seen(plain, sandbox)
+    expected = seen(plain, sandbox, N)
     columns = expected[0].keys() - {"rank"}
     assert name in ("pid", "closed-keyring") or any(expected[0][c] != expected[1][c] for c in columns), plain
-    assert seen(ours, sandbox) == expected, f"{plain}\n{ours}"
-    reasons = [reason for reason in why(ours) if reason is not None]
+    assert seen(ours, sandbox, N) == expected, f"{plain}\n{ours}"
+    reasons = [reason for reason in why(ours, N) if reason is not None]
     # With another host's name in the address each has a gatherer, which waits for a second, and is forked alone.
     forked = N if name == "host-name" else 1
     # Under Hydra whoever does not exec is another session's.
@@ -170,7 +139,7 @@ def test_behind_a_wrapper(one_launcher: Launcher, name: str, sandbox: str) -> No
 def test_behind_a_wrapper_that_mpirun_was_given(one_launcher: Launcher, name: str, sandbox: str) -> None:
     """pspawn-mpirun's own stub stands before the wrapper: its gatherer has the launcher's sandbox, and forks nobody."""
     plain, ours = both(one_launcher, [sandbox, name], sandbox, "mpirun")
-    assert seen(ours, sandbox) == seen(plain, sandbox), f"{plain}\n{ours}"
+    assert seen(ours, sandbox, N) == seen(plain, sandbox, N), f"{plain}\n{ours}"
     forked = [rank["rank"] for rank in ranks(ours.report) if rank["launched_by"] != "exec"]
     assert forked == ([0] if name in SECOND_ONLY else []), ours
 
@@ -202,5 +171,5 @@ def test_the_engines_own_stub_and_a_gatherer_from_behind_a_wrapper(one_launcher:
     directory.mkdir()
     command = ["sh", "-c", first + second + '"$@"', "sh", "@stub", sandbox, "show", str(directory)]
     ours = one_launcher.run(command, N, pspawn=Pspawn("preinit", door="none", options=("--pspawn-verbose",)))
-    assert [(r["fifo"], r["block"]) for r in seen(ours, sandbox)] == [("13", "0"), ("0", "0")], ours
-    assert "behind a wrapper" in str(why(ours)[1]), ours
+    assert [(r["fifo"], r["block"]) for r in seen(ours, sandbox, N)] == [("13", "0"), ("0", "0")], ours
+    assert "behind a wrapper" in str(why(ours, N)[1]), ours
