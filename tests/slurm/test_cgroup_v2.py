@@ -130,6 +130,8 @@ def test_scancel_ends_a_step_as_a_plain_one(steps: Steps, app: Path, options: tu
     for option in ((), ("--pspawn",)):
         started = steps.start(*option, f"-n{N}", app, "linger")
         started.wait_for("waits", N, 40)
+        # a process of the step writes it when the ranks run, and is killed with them
+        assert not option or processes.wait_until(lambda s=started: steps.nodes(s.report), 40), started  # type: ignore[misc]
         steps.cluster.run("scancel", *options, steps.running()[0])
         found.append(started.finish())
     assert_same(*found)
