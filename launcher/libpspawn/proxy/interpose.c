@@ -120,7 +120,14 @@ static int names_the_rank(const char *name)
 	static const char *const prefixes[] = {"PMI_",		 "PMIX_",	    "OMPI_COMM_WORLD_",
 					       "OMPI_UNIVERSE_", "MPI_LOCALRANKID", "SLURM_PROCID",
 					       "SLURM_LOCALID",	 "SLURM_TASK_PID",  "SLURM_GTIDS"};
+	/* all ranks of a job on a node have one value; if they have not, it is among those that are compared */
+	static const char *const shared[] = {"OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", "OMPI_UNIVERSE_SIZE",
+					     "PMI_SIZE"};
+	size_t length = (size_t)(strchrnul(name, '=') - name);
 
+	for (size_t i = 0; i < sizeof shared / sizeof *shared; i++)
+		if (raw_strlen(shared[i]) == length && memcmp(shared[i], name, length) == 0)
+			return 0;
 	for (size_t i = 0; i < sizeof prefixes / sizeof *prefixes; i++)
 		if (raw_starts(name, prefixes[i]))
 			return 1;
