@@ -1,4 +1,4 @@
-# make demo | demo-slurm | test | test-all | test-matrix | hardening | fuzz | effects | lint | format | clean: each sets up what it needs first (tests/setup/packages).
+# make demo | demo-slurm | test | test-all | test-matrix | hardening | fuzz | effects | package-table | lint | format | clean: each sets up what it needs first (tests/setup/packages).
 
 PYTHON ?= python3
 PACKAGES = tests/setup/packages
@@ -25,7 +25,7 @@ GUEST = .test-env/guest/.installed
 BULLSEYE = .test-env/bullseye/.installed
 
 .NOTPARALLEL:
-.PHONY: all demo demo-slurm test test-all test-matrix hardening fuzz effects lint format clean native spank examples examples-wheels \
+.PHONY: all demo demo-slurm test test-all test-matrix hardening fuzz effects package-table lint format clean native spank examples examples-wheels \
 	bytecode packages-build packages-demo packages-slurm packages-test packages-lint
 
 all: packages-build native $(VENV) bytecode
@@ -63,6 +63,11 @@ fuzz: packages-test native $(VENV)
 # What imports and constructors do, one habit a job, held against plain launches. Fails as long as one differs.
 effects: packages-test native $(VENV) bytecode
 	PYTHONPATH=tests .venv/bin/python -m effects.compare $(EFFECTS_ARGS)
+
+# What becomes of imported packages, and what that costs: those that PACKAGES_PYTHON has (docs/packages.md).
+PACKAGES_PYTHON = .venv/bin/python
+package-table: packages-test native $(VENV) bytecode
+	PYTHONPATH=tests .venv/bin/python -m packages.table --python $(PACKAGES_PYTHON) $(PACKAGES_ARGS)
 
 lint: packages-lint $(VENV) $(LINT)
 	.venv/bin/ruff check .

@@ -1,4 +1,4 @@
-"""A module may read what is the same in all ranks of a node, though the name is one of those that tell a rank who it is."""
+"""A module may read what is the same in all ranks of a node, though the name is like those that tell a rank apart."""
 
 from __future__ import annotations
 
