@@ -27,7 +27,7 @@ static struct {
 	char broken[REASON_LEN]; /* why the plugin stays out of everything; empty: it does not */
 	enum choice choice;
 	bool active;  /* the tasks get stubs */
-	bool forbids; /* --pspawn=require, and it cannot be */
+	bool forbids; /* --pspawn=require, and it cannot be; or a check is asked for */
 	uint32_t local_tasks, node;
 	uid_t uid;
 	dev_t root_device;
@@ -52,15 +52,25 @@ int pspawn_stepd_init(spank_t sp, int argc, char **argv)
 /* The one line. slurm_spank_log() goes to the user's stderr from user_init on. */
 static void tell(const char *why)
 {
-	slurm_spank_log("pspawn: %s: %s", step.choice == CHOICE_REQUIRE ? "not launched" : "launched plainly", why);
+	slurm_spank_log("pspawn: %s: %s",
+			step.forbids || step.choice == CHOICE_REQUIRE ? "not launched" : "launched plainly", why);
 }
 
 /* For all tasks: each node comes to the same conclusion, the first tells it. */
 static void stay_out(const char *why)
 {
-	step.forbids = step.choice == CHOICE_REQUIRE;
+	step.forbids = step.forbids || step.choice == CHOICE_REQUIRE;
 	if (step.node == 0)
 		tell(why);
+}
+
+/* Whoever asks for a check wants no task to run, and a step has nobody who would show him what came of it. */
+static bool asks_for_check(spank_t sp)
+{
+	char wish[8] = "";
+	spank_err_t rc = spank_getenv(sp, "PSPAWN_CHECK", wish, sizeof wish);
+
+	return rc == ESPANK_NOSPACE || (rc == ESPANK_SUCCESS && *wish && strcmp(wish, "0") != 0);
 }
 
 static int is_accounting_by_ppid(struct dl_phdr_info *info, size_t size, void *unused)
@@ -179,7 +189,9 @@ int pspawn_stepd_user_init(spank_t sp)
 		slurm_error("pspawn: slurmstepd does not tell what the step is; it is launched plainly");
 		return 0;
 	}
-	why = step_refusal(sp, argc, argv);
+	step.forbids = asks_for_check(sp);
+	why = step.forbids ? "PSPAWN_CHECK: not with srun; pspawn check PROGRAM needs no launcher"
+			   : step_refusal(sp, argc, argv);
 	if (why) {
 		stay_out(why);
 		return 0;

@@ -234,10 +234,14 @@ def test_nothing_runs_without_a_gatherer(one_launcher: Launcher, directory: Path
         assert code == 3 and "not checked: the gatherer cannot be started" in err and not out, (out, err)
 
 
-def test_a_stub_without_a_launcher_runs_nothing(directory: Path) -> None:
+@pytest.mark.parametrize(("words", "environment"), [(["--pspawn-check"], {}), ([], {"PSPAWN_CHECK": "1"})])
+def test_a_stub_without_a_launcher_runs_nothing(
+    directory: Path, words: list[str], environment: dict[str, str]
+) -> None:
     done = subprocess.run(
-        [str(STUB), "--pspawn-check", "/usr/bin/touch", "ran"],
+        [str(STUB), *words, "/usr/bin/touch", "ran"],
         cwd=directory,
+        env={**os.environ, **environment},
         capture_output=True,
         text=True,
         timeout=20,

@@ -320,6 +320,7 @@ static void parse_arguments(int argc, char **argv, char **envp)
 	stub.timeout = engine_getenv(envp, "PSPAWN_TIMEOUT");
 	stub.require = is_true(engine_getenv(envp, "PSPAWN_REQUIRE"));
 	stub.verbose = is_true(engine_getenv(envp, "PSPAWN_VERBOSE"));
+	stub.check = is_true(engine_getenv(envp, "PSPAWN_CHECK"));
 	stub.report_pages = is_true(engine_getenv(envp, "PSPAWN_REPORT_PAGES"));
 	if (take_plugin_words(argv, envp))
 		i = 0; /* what follows is the application's */

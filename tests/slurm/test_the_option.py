@@ -117,6 +117,20 @@ def test_require_fails_where_it_cannot_be(clusters, tmp_path, mark, app):
     assert ours.err.count("pspawn: not launched: ") == 1, ours
 
 
+@pytest.mark.parametrize(("given", "environment"), [("--pspawn", {}), (None, {"PSPAWN": "1"})])
+def test_a_check_is_refused_and_nothing_is_launched(steps, app, given, environment):
+    ours = steps.srun(*([given] if given else []), "-N2", app, env={"PSPAWN_CHECK": "1", **environment})
+    assert ours.rc == 1 and not ours.out, ours
+    said = [line for line in ours.err.splitlines() if line.startswith("pspawn: ")]
+    assert said == ["pspawn: not launched: PSPAWN_CHECK: not with srun; pspawn check PROGRAM needs no launcher"], ours
+
+
+@pytest.mark.parametrize(("value", "given"), [("0", "--pspawn"), ("", "--pspawn"), ("1", "--pspawn=off")])
+def test_no_check_is_asked_for(steps, app, value, given):
+    ours = steps.srun(given, "-n2", app, env={"PSPAWN_CHECK": value})
+    assert (ours.rc, len(ours.lines)) == (0, 2), ours
+
+
 def test_nothing_but_slurm_s_hooks_is_exported():
     shown = subprocess.run(["nm", "-D", "--defined-only", PLUGIN], capture_output=True, text=True, check=True).stdout
     names = {line.split()[-1] for line in shown.splitlines()}
