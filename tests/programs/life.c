@@ -8,7 +8,7 @@
 //   once FILE           appends "<rank> <pid>\n" to FILE; nothing else
 //   wait FILE           the same, then waits for its end
 //   linger FILE MS      the same, then stays for so long
-//   until FILE END      the same, then stays until there is a file END, for a minute at most
+//   until FILE END      the same, then stays until there is a file END, or END.RANK, for a minute at most
 //   cat                 rank 0 copies standard input to standard output
 //   take BYTES           rank 0 copies so much, without waiting for the end of file
 //   flood BYTES         this many bytes to standard output, in lines that name rank and number
@@ -175,7 +175,9 @@ int main(int argc, char **argv)
 	} else if (!strcmp(habit, "linger")) {
 		nanosleep(&(struct timespec){atoi(argv[3]) / 1000, atoi(argv[3]) % 1000 * 1000000L}, NULL);
 	} else if (!strcmp(habit, "until")) {
-		for (int k = 0; k < 6000 && access(argv[3], F_OK) < 0; k++)
+		char mine[PATH_MAX];
+		snprintf(mine, sizeof mine, "%s.%d", argv[3], rank);
+		for (int k = 0; k < 6000 && access(argv[3], F_OK) < 0 && access(mine, F_OK) < 0; k++)
 			nanosleep(&(struct timespec){0, 10 * 1000000L}, NULL);
 	} else if (!strcmp(habit, "stop")) {
 		signal(SIGTERM, on_term);
