@@ -118,6 +118,46 @@ static bool may_say(uint32_t *count)
 	return true;
 }
 
+#ifdef PSPAWN_TEST
+/*
+ * In test builds only: stops this process in the state that PSPAWN_TEST_STOP names; behind "blocked" it goes no further. Slurm's plugin starts it without an environment, and then the file "stop" beside the program names it.
+ */
+static bool test_wants(const char *state)
+{
+	const char *want = getenv("PSPAWN_TEST_STOP");
+	char path[PATH_LEN], text[64] = "", *slash;
+	ssize_t n;
+	int fd;
+
+	if (!want) {
+		n = readlink("/proc/self/exe", path, sizeof path - 8);
+		path[n > 0 ? n : 0] = 0;
+		slash = strrchr(path, '/');
+		strcpy(slash ? slash : path, "/stop");
+		fd = open(path, O_RDONLY | O_CLOEXEC);
+		n = fd >= 0 ? read(fd, text, sizeof text - 1) : 0;
+		if (fd >= 0)
+			close(fd);
+		want = text;
+	}
+	return strncmp(want, "mover.", 6) == 0 && strcmp(want + 6, state) == 0;
+}
+
+static void test_stop(const char *state)
+{
+	static bool has_stopped;
+
+	if (has_stopped || !test_wants(state))
+		return;
+	has_stopped = true;
+	raise(SIGSTOP);
+	while (strcmp(state, "blocked") == 0)
+		pause();
+}
+#else
+#define test_stop(state) ((void)0)
+#endif
+
 /* ---- reading /proc ---- */
 
 /* At most room - 1 bytes of the file; negative: it cannot be read. */
@@ -407,11 +447,9 @@ static enum mover_result move_in(struct mover *m, pid_t pid, int pidfd, const ch
 		return MOVER_NO_CGROUP;
 	if (!is_alive(pidfd))
 		return MOVER_GONE;
-#ifdef PSPAWN_TEST
-	if (kind == MOVER_TO_TASK && getenv("PSPAWN_TEST_STOP"))
-		raise(SIGSTOP);
-#endif
+	test_stop(kind == MOVER_TO_TASK ? "asked" : "settling");
 	written = write_number(procs, pid);
+	test_stop(kind == MOVER_TO_TASK ? "moving" : "settled");
 	if (is_alive(pidfd))
 		return written ? MOVER_DONE : MOVER_NO_CGROUP;
 	if (written)
@@ -493,6 +531,7 @@ static void hang_up(struct mover *m)
 		close(m->client);
 	m->client = -1;
 	m->until_ms = 0;
+	test_stop("alone");
 }
 
 /* NULL: it is one. Else what is wrong. */
@@ -526,10 +565,8 @@ static bool serve(struct mover *m)
 			say("uid %u, gatherer %d: hung up: it %s", m->uid, m->gatherer, wrong);
 		return false;
 	}
-#ifdef PSPAWN_TEST
-	while (request.kind == MOVER_TO_TASK && getenv("PSPAWN_TEST_BLOCK"))
-		pause();
-#endif
+	if (request.kind == MOVER_TO_TASK)
+		test_stop("blocked");
 	reply.kind = request.kind;
 	reply.count = request.count;
 	for (uint32_t i = 0; i < request.count; i++)
@@ -556,6 +593,7 @@ static const char *take_gatherer(struct mover *m, int fd, const struct ucred *pe
 		m->gatherer_fd = pidfd;
 		m->client = fd;
 		m->until_ms = now_ms() + LAUNCH_MS;
+		test_stop("connected");
 		return NULL;
 	}
 	if (pidfd >= 0)
@@ -630,6 +668,7 @@ static void serve_all(struct mover *m)
 	if (sigsetjmp(blocked, 1))
 		leave_gatherer(m);
 	serving = true;
+	test_stop("waiting");
 	while (!m->ending) {
 		/* poll(2) passes over negative descriptors */
 		struct pollfd fds[] = {{.fd = MOVER_LISTENER_FD, .events = POLLIN},
@@ -791,6 +830,7 @@ int main(int argc, char **argv)
 	prctl(PR_SET_NAME, "pspawn-mover"); /* execveat() of a descriptor names it after the descriptor */
 	if (argc != 5 || geteuid() != 0)
 		return fail("it is slurmstepd that starts it");
+	test_stop("started");
 	if (start(&m, argv) != 0)
 		return 1;
 	watch(true);
@@ -798,6 +838,7 @@ int main(int argc, char **argv)
 	serve_all(&m);
 	serving = false;
 	watch(true);
+	test_stop("ending");
 	remove_leaf(&m);
 	return 0;
 }

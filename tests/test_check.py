@@ -235,9 +235,7 @@ def test_nothing_runs_without_a_gatherer(one_launcher: Launcher, directory: Path
 
 
 @pytest.mark.parametrize(("words", "environment"), [(["--pspawn-check"], {}), ([], {"PSPAWN_CHECK": "1"})])
-def test_a_stub_without_a_launcher_runs_nothing(
-    directory: Path, words: list[str], environment: dict[str, str]
-) -> None:
+def test_a_stub_without_a_launcher_runs_nothing(directory: Path, words: list[str], environment: dict[str, str]) -> None:
     done = subprocess.run(
         [str(STUB), *words, "/usr/bin/touch", "ran"],
         cwd=directory,

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from support import slurm
-from support.build import Builder
+from support.build import BUILD_SECONDS, Builder
 from support.steps import PLUGIN, Steps, plugstack
 
 Clusters = Callable[..., slurm.Cluster]
@@ -80,3 +80,22 @@ def plugin_for_24_11(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = subprocess.run(command, cwd=slurm.TOP, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     return where / "lib/slurm/spank_pspawn.so"
+
+
+@pytest.fixture(scope="session")
+def stopping_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Stub, gatherer, mover and plugin that stop in the state that PSPAWN_TEST_STOP names.
+
+    The mover, which the plugin starts without an environment, stops in the state that the file ``libexec/pspawn/stop``
+    names. A turn of its loop may take 1.5 s.
+    """
+    tree = tmp_path_factory.mktemp("stopping")
+    for directory in (tree, *tree.parents[:-2]):  # for steps of another user
+        directory.chmod(0o755)
+    for part, more in (("launcher", ""), ("spank_plugin", " -DWATCHDOG_MS=1500")):
+        command = ["make", "-s", "-C", part, f"DEST={tree}", f"TEST=-DPSPAWN_TEST{more}"]
+        done = subprocess.run(
+            command, cwd=slurm.TOP, capture_output=True, text=True, timeout=BUILD_SECONDS, check=False
+        )
+        assert done.returncode == 0, done.stderr
+    return tree

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
-from support import processes, slurm
-from support.build import BUILD_SECONDS
+from support import processes
 from support.steps import Running, Steps, plugstack
 
 pytestmark = [pytest.mark.slurm, pytest.mark.root, pytest.mark.needs_stub]
@@ -49,19 +46,6 @@ def test_a_hook_that_fails(clusters, tmp_path, mark, app, plugin_that_fails, hoo
     else:
         assert not step.nodes, step
     assert_in_service(steps)
-
-
-@pytest.fixture(scope="session")
-def stopping_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Stub, gatherer and mover; the first two stop in the state that PSPAWN_TEST_STOP names."""
-    tree = tmp_path_factory.mktemp("stopping")
-    for part, test in (("launcher", "TEST=-DPSPAWN_TEST"), ("spank_plugin", "TEST=")):
-        command = ["make", "-s", "-C", part, f"DEST={tree}", test]
-        done = subprocess.run(
-            command, cwd=slurm.TOP, capture_output=True, text=True, timeout=BUILD_SECONDS, check=False
-        )
-        assert done.returncode == 0, done.stderr
-    return tree
 
 
 @pytest.fixture

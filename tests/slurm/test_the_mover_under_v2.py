@@ -309,7 +309,7 @@ def test_one_gatherer_is_heard(step: Step, gatherer: Gatherer) -> None:
 
 @pytest.fixture(scope="session")
 def testing_mover(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A build that takes PSPAWN_TEST_STOP, _BLOCK and PSPAWN_TEST_OLD_KERNEL, and waits 1.5 s at most."""
+    """A build that takes PSPAWN_TEST_STOP and PSPAWN_TEST_OLD_KERNEL, and waits 1.5 s at most."""
     where = tmp_path_factory.mktemp("mover")
     mover = where / "libexec/pspawn/pspawn-mover"
     command = ["make", "-s", "-C", "spank_plugin", f"DEST={where}", "TEST=-DPSPAWN_TEST -DWATCHDOG_MS=1500", str(mover)]
@@ -360,11 +360,14 @@ def test_a_descriptor_that_lingers_holds_nobody(refuses: bool) -> None:
 
 
 def test_what_blocks_is_left_and_nothing_more_is_moved(testing_mover: Path) -> None:
-    with step_of(testing_mover, PSPAWN_TEST_BLOCK="1") as step:
+    with step_of(testing_mover, PSPAWN_TEST_STOP="mover.blocked") as step:
         gatherer = Gatherer(step)
         settle(step, gatherer)
         child = gatherer.child()
-        assert gatherer.ask(TO_TASK, child, step.stubs[0]) == "closed"
+        gatherer.begin("ask", MAGIC, TO_TASK, 1, child, step.stubs[0])
+        assert processes.wait_until(lambda: processes.read(step.mover.pid).state == "T", 5)
+        os.kill(step.mover.pid, signal.SIGCONT)
+        assert gatherer.said() == "closed"
         assert unified(child) == unified(gatherer.pid)
         second = Gatherer(step)
         assert second.ask(TO_STEP, second.pid, step.stubs[0]) == "closed"
@@ -376,7 +379,7 @@ def test_what_blocks_is_left_and_nothing_more_is_moved(testing_mover: Path) -> N
 
 def test_who_got_the_number_of_a_rank_that_ended_goes_back(testing_mover: Path) -> None:
     """The rank ends between the last look and the write; its number is a stranger's when it is written."""
-    with step_of(testing_mover, PSPAWN_TEST_STOP="1") as step:
+    with step_of(testing_mover, PSPAWN_TEST_STOP="mover.asked") as step:
         gatherer = Gatherer(step)
         settle(step, gatherer)
         rank = gatherer.child()
