@@ -23,7 +23,7 @@ JOB = {"PMI_RANK": "0", "PMI_SIZE": "1", "MPI_LOCALRANKID": "0", "MPI_LOCALNRANK
 
 @pytest.fixture
 def public() -> Iterator[Path]:
-    """A directory of root's that others may enter, with pspawn, a home of the user, and a directory."""
+    """A directory of root's that others may enter, with pspawn, a home of the user, and one of root's alone."""
     with tempfile.TemporaryDirectory(prefix="test-pspawn-") as name:
         directory = Path(name)
         directory.chmod(0o755)
