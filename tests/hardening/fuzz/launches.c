@@ -855,6 +855,20 @@ static void end_a_rank(void)
 	end_process(n >= 0 ? g.pairs[n]->rank_pid : 0, ended_status);
 }
 
+/* A rank that stands at the gate, of which its stub has not been told; or the batch leader. */
+static void end_an_early_rank(void)
+{
+	struct context *c = g.ncontexts ? g.contexts[next() % g.ncontexts] : NULL;
+	uint8_t which = next();
+
+	if (!c || !c->arena.batch)
+		return;
+	if (which % 8 == 7 || !c->nmembers)
+		end_process(c->arena.batch->leader, 0);
+	else
+		end_process(c->arena.batch->results[which % c->nmembers].pid, SIGKILL);
+}
+
 /* A proxy, whose end may be seen before or after that of its connection; or, of a climber, the one below. */
 static void end_a_proxy(void)
 {
@@ -901,6 +915,8 @@ static void play(void)
 	case 6:
 		if (what & 8)
 			end_a_proxy();
+		else if (what & 16)
+			end_an_early_rank();
 		else
 			end_a_rank();
 		break;

@@ -539,6 +539,17 @@ static void give_place(const uint8_t **at, const uint8_t *end)
 	*at += p->raw_bytes;
 }
 
+/* A child of the gatherer's is made: it is where that one is now. */
+static void bear(const uint8_t **at, const uint8_t *end)
+{
+	struct process *p = &processes[GATHERER + 1 + take(at, end) % 5];
+
+	if (p->stranger)
+		return;
+	strcpy(p->memory, processes[GATHERER].memory);
+	strcpy(p->unified, processes[GATHERER].unified);
+}
+
 static void happen(struct mover *m, uint8_t what, const uint8_t **at, const uint8_t *end)
 {
 	switch (what) {
@@ -553,6 +564,9 @@ static void happen(struct mover *m, uint8_t what, const uint8_t **at, const uint
 		break;
 	case 'f':
 		has_descriptors = !has_descriptors;
+		break;
+	case 'b':
+		bear(at, end);
 		break;
 	case 'd': /* ends soon; only ranks, so that who is moved is known */
 		dying = GATHERER + 1 + take(at, end) % 5;
