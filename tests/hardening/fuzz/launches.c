@@ -516,6 +516,19 @@ bool others_close(int fd)
 	return false;
 }
 
+void elsewhere_look(struct gatherer *gatherer)
+{
+	(void)gatherer;
+}
+int elsewhere_count(const struct gatherer *gatherer)
+{
+	(void)gatherer;
+	return 0;
+}
+void elsewhere_end(struct gatherer *gatherer)
+{
+	(void)gatherer;
+}
 void mover_hang_up(struct gatherer *gatherer, const char *reason)
 {
 	(void)gatherer;
