@@ -68,6 +68,14 @@ def test_a_library_without_habits_is_not_refused(one_launcher: Launcher) -> None
     assert_forked(ours.report, N, "main")
 
 
+@pytest.mark.parametrize("one_launcher", ["openmpi4", "mpich4"], indirect=True)
+def test_handlers_of_pthread_atfork_run_when_a_rank_forks(one_launcher: Launcher) -> None:
+    """And not when it is forked itself: a plain rank counts those of its own fork alone."""
+    plain, ours = both(one_launcher, "ATFORK", "main")
+    assert b"2 forks" in plain.out, plain
+    assert_forked(ours.report, N, "main")
+
+
 def test_require_makes_a_refusal_an_error(one_launcher: Launcher) -> None:
     library = one_launcher.builder.library("habit.c", flags=["-DHABIT_THREAD"], libs=["-pthread"])
     app = [str(one_launcher.builder.program("with_habit.c", libs=[str(library), f"-Wl,-rpath,{library.parent}"]))]

@@ -14,6 +14,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 const char *habit_seen(void);
@@ -33,6 +34,14 @@ static void *idle(void *argument)
 static void take(int number)
 {
 	strcpy(seen, number == SIGUSR1 ? "a signal" : "another");
+}
+#endif
+
+#ifdef HABIT_ATFORK
+static int forks;
+static void count_fork(void)
+{
+	snprintf(seen, sizeof seen, "%d forks", ++forks);
 }
 #endif
 
@@ -123,6 +132,9 @@ static void __attribute__((constructor)) habit(void)
 	int fd = syscall(SYS_openat, AT_FDCWD, "written", O_WRONLY | O_CREAT | O_APPEND, 0666);
 	snprintf(seen, sizeof seen, "wrote %d", (int)syscall(SYS_write, fd, "x", 1ul));
 	syscall(SYS_close, fd);
+#elif defined(HABIT_ATFORK)
+	strcpy(seen, "0 forks");
+	pthread_atfork(count_fork, count_fork, count_fork);
 #endif
 }
 
@@ -136,6 +148,12 @@ const char *habit_seen(void)
 
 	syscall(SYS_get_mempolicy, &mode, nodes, 1024ul, NULL, 0ul);
 	snprintf(seen, sizeof seen, "policy %d on %lx", mode, nodes[0]);
+#endif
+#ifdef HABIT_ATFORK
+	if (fork() == 0) /* before, and in the parent: here they run */
+		_exit(0);
+	while (wait(NULL) > 0)
+		;
 #endif
 	return seen;
 }

@@ -449,11 +449,17 @@ int pspawn_trial_fork(void)
 	const char *name;
 	int status = 0, recording = pspawn_recording, judging = pspawn_pause_judging();
 
+	pspawn_pass_handlers_of_askers();
 	pspawn_recording = PSPAWN_RECORD_RENEWALS;
 	pid_t pid = fork();
 
-	if (pid == 0)
-		sys_exit(pspawn_pid_keeper(&name) + 1);
+	if (pid == 0) {
+		int keeper = pspawn_pid_keeper(&name);
+
+		if (keeper < 0)
+			pspawn_try_handlers();
+		sys_exit(keeper + 1);
+	}
 	pspawn_recording = recording;
 	/* a handler of fork may hang in it: the deadline is that of the climb, or the caller's for the proxy */
 	while (pid > 0 && waitpid(pid, &status, 0) < 0 && errno == EINTR)
@@ -473,7 +479,7 @@ static int check_trial_fork(struct raw_text *reason)
 
 	if (status < 0)
 		return refuse(reason, "a trial fork failed", "");
-	if (!WIFEXITED(status))
+	if (!WIFEXITED(status) || WEXITSTATUS(status) == PSPAWN_TRIAL_DIES)
 		return refuse(reason, "a fork of it dies", "");
 	if (WEXITSTATUS(status) == 0)
 		return 0;

@@ -257,6 +257,18 @@ static void note_pid(const void *caller)
 	}
 }
 
+int pspawn_has_asked_pid(const void *address)
+{
+	Dl_info info;
+
+	if (!npid_askers || !dladdr(address, &info))
+		return 0;
+	for (int i = 0; i < npid_askers; i++)
+		if (pid_askers[i].object == info.dli_fbase)
+			return 1;
+	return 0;
+}
+
 int pspawn_pid_keeper(const char **name)
 {
 	for (int i = 0; i < npid_askers; i++)

@@ -140,6 +140,19 @@ HIDDEN const char *pspawn_asked_id(void);
 /* judge.c: interpose.c has noted what is asked for now, and judges it by what becomes of it. */
 extern int pspawn_is_noted HIDDEN;
 
+/* judge.c: from here on, in a child that ends, what would end a climb ends it: with 0, or PSPAWN_TRIAL_DIES if that is a
+ * signal which it sends. */
+#define PSPAWN_TRIAL_DIES 255
+HIDDEN void pspawn_begin_trial(void);
+
+/* atfork.c: handlers of pthread_atfork(3) that no rank's fork runs. Before a fork: of who asked for the process id, they do
+ * run. In a rank: libc is told of them. In a child that ends: runs them. */
+HIDDEN void pspawn_pass_handlers_of_askers(void);
+HIDDEN void pspawn_pass_handlers(void);
+HIDDEN void pspawn_try_handlers(void);
+/* interpose.c: has the object with this address asked for the process id on the way up? */
+HIDDEN int pspawn_has_asked_pid(const void *address);
+
 /* While a climber may dump no core: as the limit is without that. */
 HIDDEN void pspawn_show_core_limit(struct raw_rlimit *shown);
 

@@ -492,6 +492,7 @@ void pspawn_become_rank(uint32_t index, const struct pspawn_slot *slot)
 	    (slot->set & PSPAWN_SET_COREFILTER &&
 	     (ret = write_proc("/proc/self/coredump_filter", (int64_t)want->corefilter, 1)) < 0))
 		fail(result, PSPAWN_STEP_PROC, ret);
+	pspawn_pass_handlers();
 	set_dispositions(slot);
 	if ((ret = set_scheduling(slot)) < 0)
 		fail(result, PSPAWN_STEP_SCHEDULING, ret);

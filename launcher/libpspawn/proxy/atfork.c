@@ -1,0 +1,113 @@
+/*
+ * atfork.c - handlers of pthread_atfork(3): those that constructors and libraries register on the way up.
+ *
+ * A plain launch never runs them for a rank, so they are kept here, and libc is told of them in each rank: they run when that
+ * forks. But libraries whose handlers make a rank of a fork have them run: those that end threads (OpenBLAS), and those that
+ * asked for the process id and may ask again. Python's own (os.register_at_fork) are in in_proxy.py.
+ */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+
+#include "proxy.h"
+
+#define MOST 64
+
+typedef int (*register_function)(void (*)(void), void (*)(void), void (*)(void), void *);
+
+static struct handlers {
+	void (*prepare)(void), (*parent)(void), (*child)(void);
+	void *object; /* a place in it */
+} kept[MOST];
+static int nkept;
+
+static register_function next_register(void)
+{
+	return (register_function)dlsym(RTLD_NEXT, "__register_atfork");
+}
+
+static const void *code_of(const struct handlers *h)
+{
+	void (*function)(void) = h->child ? h->child : h->parent ? h->parent : h->prepare;
+
+	return (const void *)(uintptr_t)function;
+}
+
+static int runs_for_ranks(const struct handlers *h)
+{
+	static const char *const prefixes[] = {"libopenblas", "libscipy_openblas", "libblas.so", "libuc"};
+	Dl_info info;
+	const char *name;
+
+	if (!dladdr(code_of(h), &info) || !info.dli_fname)
+		return 0;
+	name = info.dli_fname;
+	for (const char *s = name; *s; s++)
+		if (*s == '/')
+			name = s + 1;
+	for (size_t i = 0; i < sizeof prefixes / sizeof *prefixes; i++)
+		if (raw_starts(name, prefixes[i]))
+			return 1;
+	return 0;
+}
+
+/* What pthread_atfork(3), which is in each object itself, calls. */
+PSPAWN_API int __register_atfork(void (*prepare)(void), void (*parent)(void), void (*child)(void), void *object);
+int __register_atfork(void (*prepare)(void), void (*parent)(void), void (*child)(void), void *object)
+{
+	struct handlers h = {prepare, parent, child, object};
+
+	if (pspawn_recording != PSPAWN_RECORD_CONSTRUCTORS || nkept == MOST || runs_for_ranks(&h))
+		return next_register()(prepare, parent, child, object);
+	kept[nkept++] = h;
+	return 0;
+}
+
+/* An object that was closed meanwhile has taken its handlers along. */
+static int is_there(const struct handlers *h)
+{
+	Dl_info info;
+
+	return !h->object || dladdr(h->object, &info);
+}
+
+static void pass_on(int all)
+{
+	int n = 0;
+
+	for (int i = 0; i < nkept; i++) {
+		struct handlers *h = &kept[i];
+
+		if (!is_there(h))
+			continue;
+		if (all || pspawn_has_asked_pid(code_of(h)))
+			next_register()(h->prepare, h->parent, h->child, h->object);
+		else
+			kept[n++] = *h;
+	}
+	nkept = n;
+}
+
+void pspawn_pass_handlers_of_askers(void)
+{
+	if (nkept)
+		pass_on(0);
+}
+
+void pspawn_pass_handlers(void)
+{
+	if (nkept)
+		pass_on(1);
+}
+
+void pspawn_try_handlers(void)
+{
+	if (!nkept)
+		return;
+	pspawn_begin_trial();
+	for (int i = nkept - 1; i >= 0; i--)
+		if (kept[i].prepare && is_there(&kept[i]))
+			kept[i].prepare();
+	for (int i = 0; i < nkept; i++)
+		if (kept[i].child && is_there(&kept[i]))
+			kept[i].child();
+}
