@@ -27,6 +27,10 @@ HABITS = {
     "SIGNAL": ("signal",),
     "LIMIT": ("resource limit",),
     "POLICY": ("memory policy",),
+    # no system call tells of these
+    "AUXV": ("AT_RANDOM",),
+    "ENVIRON": ("_RANK",),
+    "HANDS_ON": ("_RANK",),
 }
 
 

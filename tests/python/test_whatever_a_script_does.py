@@ -65,6 +65,19 @@ MODULES = {
         None,
         "os.environ.get('LOCAL_NEW'), os.popen('echo $LOCAL_NEW').read()",
     ),
+    "ctypes-environ": Module(
+        "import ctypes, itertools\nALL = ctypes.POINTER(ctypes.c_char_p).in_dll(ctypes.CDLL(None), 'environ')\n"
+        "ALL = [x for x in itertools.takewhile(bool, (ALL[i] for i in itertools.count())) if x[:9] == b'PMI_RANK=']",
+        "without getenv",
+        "local.ALL",
+    ),
+    "ctypes-auxv": Module(
+        "import ctypes\nC = ctypes.CDLL(None)\nC.getauxval.restype = ctypes.c_void_p\n"
+        "RANDOM = ctypes.string_at(C.getauxval(25), 16)",
+        "AT_RANDOM",
+        "len(local.RANDOM)",
+    ),
+    "proc-auxv": Module("AUXV = open('/proc/self/auxv', 'rb').read()", "/proc/self/auxv", "len(local.AUXV)"),
     "prints": Module("print('hello from the import')", "wrote to its standard output"),
     "prints-to-stderr": Module("import sys\nprint('hello', file=sys.stderr, flush=True)", "wrote to its standard"),
     "warns": Module("import warnings\nwarnings.warn('odd')", "wrote to its standard"),

@@ -432,6 +432,8 @@ static void begin_climb(const struct pspawn_msg *climb, int memfd, int verdict)
 	if (slot->set & PSPAWN_SET_CPUS)
 		sys3(__NR_sched_setaffinity, 0, slot->cpus_bytes, (char *)p->batch + slot->cpus);
 	pspawn_check_before_climb();
+	if (p->target == PSPAWN_MAIN) /* an interpreter reads all at its own start: python.c */
+		pspawn_set_traps();
 	pspawn_start_recording();
 	forbid_core();
 	pspawn_begin_judging();
@@ -614,11 +616,10 @@ void pspawn_arrive(void)
 		tell(VERDICT_REFUSED, "the program forked, and its child came to the fork point");
 	give_up_if_id_was_asked();
 	sys_prctl(PR_SET_NAME, (unsigned long)"pspawn-proxy", 0, 0, 0); /* also what a fork in the checks is called */
-	pspawn_pause_program();
+	pspawn_remove_traps();
 	allow_core();
 	if (check(&text) < 0)
 		tell(p->loaded && !p->careful ? VERDICT_CAREFULLY : VERDICT_REFUSED, reason);
-	pspawn_end_program();
 	p->fork_point = p->target;
 	p->target = 0;
 	if (own_cpus_bytes > 0)

@@ -7,9 +7,9 @@
  * here ends the climb too.
  *
  * By syscall user dispatch (Linux 5.11; Documentation/admin-guide/syscall-user-dispatch.rst): every system call that
- * is not made from this object's own code raises SIGSYS instead. The setting is one thread's and ends by prctl(2); no
- * fork inherits it, so nothing of it is in a rank. Where there is none of it (older kernels, other architectures, a seccomp
- * filter), nothing climbs.
+ * is not made from this object's own code raises SIGSYS instead. What is learnt without any raises SIGSEGV (faults.c). The
+ * setting is one thread's and ends by prctl(2); no fork inherits it, so nothing of it is in a rank. Where there is none of
+ * it (older kernels, other architectures, a seccomp filter), nothing climbs.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -55,7 +55,7 @@ static void __attribute__((noreturn)) give_up_without_judge(void)
 #define DEEPEST_STACK (1 << 16) /* words */
 #define PROC_MAGIC 0x9fa0	/* statfs(2) */
 #define UNBLOCKABLE (1ull << (SIGKILL - 1) | 1ull << (SIGSTOP - 1))
-#define SIGSYS_BIT (1ull << (SIGSYS - 1))
+#define OWN_SIGNALS (1ull << (SIGSYS - 1) | 1ull << (SIGSEGV - 1))
 #define WRITES (O_WRONLY | O_RDWR | O_CREAT | O_TRUNC)
 
 extern const char __ehdr_start[] HIDDEN, etext[] HIDDEN;
@@ -77,8 +77,9 @@ struct kernel_action { /* struct sigaction as rt_sigaction(2) has it */
 	uint64_t mask;
 };
 
-static struct kernel_action action_before;
-static int is_on, was_sigsys_blocked;
+static struct kernel_action action_before[2]; /* SIGSYS, SIGSEGV */
+static uint64_t blocked_before;		      /* of these two */
+static int is_on;
 static int is_trial;
 static uint64_t rank_mask;		/* as the program sees it */
 static const uintptr_t *caller_stack;	/* of the call that is judged */
@@ -205,7 +206,7 @@ static int is_bytecode(const char *path)
  * not: pthread_getattr_np(3) reads maps. */
 static int tells_of_process(const char *path)
 {
-	static const char *const same[] = {"maps", "smaps", "exe", "auxv", "mounts", "mountinfo"};
+	static const char *const same[] = {"maps", "smaps", "exe", "mounts", "mountinfo"};
 
 	if (!raw_starts(path, "/proc/"))
 		return 0;
@@ -950,7 +951,13 @@ static void __attribute__((noreturn)) end_climb(long number, const char *why, co
 	pspawn_give_up(reason);
 }
 
-/* A climber has all signals blocked, but SIGSYS: who asks is told what a rank would have, and who sets, sets that. OpenBLAS's
+void pspawn_end_climb(const uintptr_t *stack, const char *why, const char *detail)
+{
+	caller_stack = stack;
+	end_climb(0, why, detail);
+}
+
+/* A climber has all signals blocked, but the judge's own: who asks is told what a rank would have, and who sets, sets that. OpenBLAS's
  * threads take over what there is. */
 static long set_mask(ucontext_t *u, const long *a)
 {
@@ -961,20 +968,25 @@ static long set_mask(ucontext_t *u, const long *a)
 	if (a[1]) {
 		raw_copy(&set, (const void *)a[1], sizeof set);
 		set = a[0] == SIG_BLOCK ? now | set : a[0] == SIG_UNBLOCK ? now & ~set : set;
-		*mask = set & ~UNBLOCKABLE & ~(mask == &rank_mask ? 0 : SIGSYS_BIT);
+		*mask = set & ~UNBLOCKABLE & ~(mask == &rank_mask ? 0 : OWN_SIGNALS);
 	}
 	if (a[2])
 		raw_copy((void *)a[2], &now, sizeof now);
 	return 0;
 }
 
-/* The same of its handler, which is put in place when the judge goes. */
-static long set_action(const struct kernel_action *action, struct kernel_action *before)
+static struct kernel_action *kept_action(long sig)
 {
-	struct kernel_action was = action_before;
+	return sig == SIGSYS ? &action_before[0] : sig == SIGSEGV ? &action_before[1] : NULL;
+}
+
+/* The same of its handlers of the judge's signals, which are put in place when the judge goes. */
+static long set_action(struct kernel_action *kept, const struct kernel_action *action, struct kernel_action *before)
+{
+	struct kernel_action was = *kept;
 
 	if (action)
-		action_before = *action;
+		*kept = *action;
 	if (before)
 		*before = was;
 	return 0;
@@ -1057,6 +1069,7 @@ static void judge(int sig, siginfo_t *info, void *context)
 		sys_exit(0);
 	if (number == __NR_exit_group || number == __NR_exit)
 		pspawn_ended();
+	pspawn_look_at_arguments(a, caller_stack);
 	why = judge_call(number, a, &detail);
 	if (why)
 		end_climb(number, why, detail);
@@ -1065,8 +1078,9 @@ static void judge(int sig, siginfo_t *info, void *context)
 		r[REG_RIP] = (greg_t)(uintptr_t)pspawn_judge_clone;
 		return;
 	}
-	if (number == __NR_rt_sigaction && a[0] == SIGSYS) {
-		r[REG_RAX] = set_action((const struct kernel_action *)a[1], (struct kernel_action *)a[2]);
+	if (number == __NR_rt_sigaction && kept_action(a[0])) {
+		r[REG_RAX] =
+			set_action(kept_action(a[0]), (const struct kernel_action *)a[1], (struct kernel_action *)a[2]);
 		return;
 	}
 	ret = sys6(number, a[0], a[1], a[2], a[3], a[4], a[5]);
@@ -1084,12 +1098,15 @@ static void judge(int sig, siginfo_t *info, void *context)
 static void start(void)
 {
 	struct kernel_action action = {judge, SA_SIGINFO | SA_RESTORER, pspawn_judge_return, 0};
-	uint64_t sigsys = SIGSYS_BIT, before = 0;
+	uint64_t own = OWN_SIGNALS;
 
-	if (sys4(__NR_rt_sigaction, SIGSYS, &action, &action_before, 8) < 0)
+	if (sys4(__NR_rt_sigaction, SIGSYS, &action, &action_before[0], 8) < 0)
 		give_up_without_judge();
-	sys4(__NR_rt_sigprocmask, SIG_UNBLOCK, &sigsys, &before, 8);
-	was_sigsys_blocked = !!(before & SIGSYS_BIT);
+	action.handler = pspawn_fault;
+	if (sys4(__NR_rt_sigaction, SIGSEGV, &action, &action_before[1], 8) < 0)
+		give_up_without_judge();
+	sys4(__NR_rt_sigprocmask, SIG_UNBLOCK, &own, &blocked_before, 8);
+	blocked_before &= OWN_SIGNALS;
 	is_on = 1;
 	if (dispatch(DISPATCH_ON) < 0)
 		give_up_without_judge();
@@ -1112,15 +1129,14 @@ void pspawn_begin_judging(void)
 
 int pspawn_pause_judging(void)
 {
-	uint64_t sigsys = SIGSYS_BIT;
-
 	if (!is_on)
 		return 0;
 	is_on = 0;
 	dispatch(DISPATCH_OFF);
-	sys4(__NR_rt_sigaction, SIGSYS, &action_before, NULL, 8);
-	if (was_sigsys_blocked)
-		sys4(__NR_rt_sigprocmask, SIG_BLOCK, &sigsys, NULL, 8);
+	sys4(__NR_rt_sigaction, SIGSYS, &action_before[0], NULL, 8);
+	sys4(__NR_rt_sigaction, SIGSEGV, &action_before[1], NULL, 8);
+	if (blocked_before)
+		sys4(__NR_rt_sigprocmask, SIG_BLOCK, &blocked_before, NULL, 8);
 	return 1;
 }
 

@@ -442,6 +442,7 @@ __attribute__((constructor)) static void stop_at_preinit(int argc, char **argv, 
 	p->argv = argv;
 	p->envp = envp;
 	p->random = (unsigned char *)getauxval(AT_RANDOM);
+	p->auxv = envp + p->envc + 1;
 	p->actor = "a constructor";
 	if (read_layout(p) < 0)
 		sys_exit(1);
@@ -474,6 +475,7 @@ static void stop_at_main(void)
 		return;
 	is_python = p->batch->interpreter && pspawn_await_script();
 	if (!is_python) {
+		pspawn_set_traps();
 		pspawn_load_preloads();
 		p->fixed_args = p->argc;
 	}

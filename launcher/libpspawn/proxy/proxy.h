@@ -8,6 +8,7 @@
 #define PSPAWN_PROXY_H
 
 #include <linux/prctl.h>
+#include <signal.h>
 
 #include "../shared.h"
 
@@ -32,6 +33,7 @@ struct proxy {
 	size_t kept_argv_bytes; /* of these the arguments */
 	char comm[16];		/* as exec set it */
 	unsigned char *random;	/* AT_RANDOM's 16 bytes */
+	void *auxv;		/* the vector that has their address */
 	struct prctl_mm_map map;
 	const char *actor;	    /* who gets the blame in a refusal: "a constructor", a preload's name */
 	struct pspawn_batch *batch; /* mapped while a climb or a vector call needs it */
@@ -83,9 +85,6 @@ static inline int pspawn_is_climber(void)
 
 /* point.c: before the program itself runs on. Ends the climb if nothing in it would ever say that it is time. */
 HIDDEN void pspawn_begin_program(int is_python);
-/* point.c: before the checks at the fork point, and after them. */
-HIDDEN void pspawn_pause_program(void);
-HIDDEN void pspawn_end_program(void);
 HIDDEN int pspawn_has_read_stdin(void);
 /* point.c: if this is the climber to app it stops here: 1 in its ranks, 0 everywhere else. */
 HIDDEN int pspawn_point_reached(void);
@@ -139,6 +138,18 @@ HIDDEN int pspawn_has_changed_mask(void);
 HIDDEN const char *pspawn_asked_id(void);
 /* judge.c: interpose.c has noted what is asked for now, and judges it by what becomes of it. */
 extern int pspawn_is_noted HIDDEN;
+
+/* judge.c: the climb ends, because of what was asked without a system call, with this stack. */
+HIDDEN void pspawn_end_climb(const uintptr_t *stack, const char *why, const char *detail) __attribute__((noreturn));
+
+/* faults.c: from here on, until they are removed, it ends the climb to read the value of a variable that differs between
+ * ranks, or the bytes of AT_RANDOM. */
+HIDDEN void pspawn_set_traps(void);
+HIDDEN void pspawn_remove_traps(void);
+/* faults.c: of a system call, which would fail where it reads such a page, with the stack of who makes it. */
+HIDDEN void pspawn_look_at_arguments(const long *arguments, const uintptr_t *stack);
+/* faults.c: the handler of SIGSEGV. */
+HIDDEN void pspawn_fault(int sig, siginfo_t *info, void *context);
 
 /* judge.c: from here on, in a child that ends, what would end a climb ends it: with 0, or PSPAWN_TRIAL_DIES if that is a
  * signal which it sends. */

@@ -357,6 +357,7 @@ static void stop(void)
 {
 	PyObject *function, *result;
 
+	pspawn_remove_traps();
 	run("disarm", NULL);
 	pspawn_find_pools();
 	py.before_fork(); /* its other half is in each fork that goes on; this process never does */
@@ -364,6 +365,7 @@ static void stop(void)
 	py.after_fork();
 	if (pspawn_proxy.target) { /* on the way to a higher fork point: begun, and not stopped here */
 		run("arm", NULL);
+		pspawn_set_traps();
 		return;
 	}
 	is_armed = 0;
@@ -454,6 +456,7 @@ static int hook(const char *event, PyObject *args, void *data)
 			pspawn_give_up("this version of Python does not run what pspawn needs in it");
 		note_start(event, args);
 		run("arm", NULL);
+		pspawn_set_traps();
 		is_loading = 1;
 		pspawn_load_preloads();
 		is_loading = 0;
