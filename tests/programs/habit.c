@@ -38,6 +38,16 @@ static void take(int number)
 }
 #endif
 
+#ifdef HABIT_DRAWS
+/* Behind a call, as in a library's own generator. */
+static unsigned long long drawn;
+static void __attribute__((noinline, target("rdrnd"))) draw(void)
+{
+	if (__builtin_cpu_supports("rdrnd"))
+		__builtin_ia32_rdrand64_step(&drawn);
+}
+#endif
+
 #ifdef HABIT_ATFORK
 static int forks;
 static void count_fork(void)
@@ -133,6 +143,9 @@ static void __attribute__((constructor)) habit(void)
 	int fd = syscall(SYS_openat, AT_FDCWD, "written", O_WRONLY | O_CREAT | O_APPEND, 0666);
 	snprintf(seen, sizeof seen, "wrote %d", (int)syscall(SYS_write, fd, "x", 1ul));
 	syscall(SYS_close, fd);
+#elif defined(HABIT_DRAWS)
+	draw();
+	strcpy(seen, "a number");
 #elif defined(HABIT_AUXV)
 	snprintf(seen, sizeof seen, "%d", *(const int *)getauxval(AT_RANDOM) != 0x70737077);
 #elif defined(HABIT_ENVIRON)

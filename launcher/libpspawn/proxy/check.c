@@ -197,6 +197,9 @@ static int check_asked(struct raw_text *reason)
 		return blame(reason, "read a variable that differs between ranks: ", name);
 	if (pspawn_asked & ASKED_RANDOM)
 		return blame(reason, "asked for random numbers (getrandom)", "");
+	name = pspawn_proxy.target == PSPAWN_MAIN ? pspawn_drawing_object() : NULL;
+	if (name)
+		return blame(reason, "may draw random numbers (rdrand), in a constructor of ", name);
 	if ((pspawn_asked & ASKED_CPUS && batch->masks_differ != PSPAWN_MASKS_ALIKE) ||
 	    (pspawn_asked & ASKED_CPU_COUNT && batch->masks_differ == PSPAWN_MASKS_DIFFER))
 		return blame(reason, "asked for its CPUs (affinity), which differ between ranks", "");

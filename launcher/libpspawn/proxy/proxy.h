@@ -164,6 +164,9 @@ HIDDEN void pspawn_try_handlers(void);
 /* interpose.c: has the object with this address asked for the process id on the way up? */
 HIDDEN int pspawn_has_asked_pid(const void *address);
 
+/* scan.c: an object of which a constructor draws random numbers by an instruction, or NULL. */
+HIDDEN const char *pspawn_drawing_object(void);
+
 /* While a climber may dump no core: as the limit is without that. */
 HIDDEN void pspawn_show_core_limit(struct raw_rlimit *shown);
 
