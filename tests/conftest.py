@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from pspawn import warm
 from support import figures as counted
 from support import fuzzing, processes, sampling
 from support import sanitized as sanitizers
@@ -162,8 +163,13 @@ def fuzz_figures(request: pytest.FixtureRequest) -> Iterator[list[fuzzing.Figure
 
 @pytest.fixture(autouse=True)
 def nothing_left(request: pytest.FixtureRequest, mark: str) -> Iterator[None]:
-    """After each test: no process, temporary file or shared memory that was not there before."""
+    """After each test: no process, temporary file or shared memory that was not there before.
+
+    Nor what another test's launches had to drop: it would be dropped unseen.
+    """
     item = request.node
+    for verdicts in (warm.directory() or Path("/nowhere")).glob("*.verdicts"):
+        verdicts.unlink(missing_ok=True)
     before = processes.Before.now()
     os.environ[processes.MARK] = mark
     yield  # and what a test has patched is itself again: nothing is torn down after this
