@@ -110,6 +110,19 @@ def test_a_fault_of_a_new_thread_is_its_own(one_launcher: Launcher, flags: tuple
 
 
 @ONLY_X86
+def test_a_fault_is_not_followed_by_those_of_new_threads(one_launcher: Launcher, tmp_path: Path) -> None:
+    """Their counters must not fault any more when the program's own handler has the signal."""
+    library = pool(one_launcher, "HANDLED")
+    script = tmp_path / "app.py"
+    script.write_text("import time\ntime.sleep(20)\n")
+    run = one_launcher.run(
+        [PY, str(script)], 1, pspawn=Pspawn("warm", None, "direct", (f"--pspawn-preload={library}",))
+    )
+    assert_forked(run.report, 1, "warm", contexts=1)
+    assert run.rc == 57, run
+
+
+@ONLY_X86
 def test_where_the_signal_is_blocked_they_start_awake(one_launcher: Launcher, tmp_path: Path) -> None:
     library = pool(one_launcher, "SPIN")
     script = tmp_path / "app.py"

@@ -133,6 +133,7 @@ struct nursery {
 	uint32_t count;
 	int closed;		/* to further workers */
 	_Atomic uint32_t ready; /* futex */
+	_Atomic int faulted;	/* no more may ask */
 	struct worker workers[MAX_WORKERS];
 };
 
@@ -169,6 +170,10 @@ static void *start_worker(void *data)
 		be_ready(w->nursery, w, WORKER_NEW);
 	else if (!atomic_compare_exchange_strong(&w->state, &new, WORKER_ASKS))
 		sys_prctl(PR_SET_TSC, PR_TSC_ENABLE, 0, 0, 0); /* nobody waits any more */
+	else if (atomic_load(&w->nursery->faulted)) {
+		sys_prctl(PR_SET_TSC, PR_TSC_ENABLE, 0, 0, 0);
+		be_ready(w->nursery, w, WORKER_ASKS);
+	}
 	return start(arg);
 }
 
@@ -216,6 +221,62 @@ static int asks_for_ticks(const uint8_t *code)
 	return code[0] == 0x0f && code[1] == 0x01 && code[2] == 0xf9 ? 3 : 0;
 }
 
+static void await_ready(struct nursery *n, uint32_t ready)
+{
+	struct raw_timespec wait = {0, 1000000};
+
+	sys6(__NR_futex, (long)&n->ready, FUTEX_WAIT_PRIVATE, ready, (long)&wait, 0, 0);
+}
+
+static int all_ready(struct nursery *n, int waits)
+{
+	for (;; waits--) {
+		uint32_t ready = atomic_load(&n->ready);
+
+		if (ready >= n->count)
+			return 1;
+		if (waits <= 0)
+			return 0;
+		await_ready(n, ready);
+	}
+}
+
+/* Somebody but this one. One that has begun may not be counted yet. */
+static int others_ask(struct nursery *n, const struct worker *but)
+{
+	for (uint32_t i = 0; i < MAX_WORKERS && i <= n->count; i++) {
+		uint32_t state = atomic_load(&n->workers[i].state);
+
+		if (&n->workers[i] != but && (state == WORKER_ASKS || state == WORKER_TOLD))
+			return 1;
+	}
+	return 0;
+}
+
+/*
+ * A fault of the program's, which is to have its own handler again: while that runs the others may not fault for us, nor be
+ * sent the signal. A worker whose own fault it is asks no more, and does not become ready: the nursery stays.
+ */
+static void let_others_ask(struct nursery *n, struct worker *w)
+{
+	const struct raw_timespec now = {0, 0};
+	uint64_t segv = 1ull << (SIGSEGV - 1);
+	uint32_t asks = WORKER_ASKS;
+
+	atomic_store(&n->faulted, 1);
+	if (w)
+		sys_prctl(PR_SET_TSC, PR_TSC_ENABLE, 0, 0, 0);
+	if (w && !atomic_compare_exchange_strong(&w->state, &asks, WORKER_TOLD)) /* stop_asking() has sent it */
+		sys4(__NR_rt_sigtimedwait, (long)&segv, 0, (long)&now, sizeof segv);
+	for (int waits = PATIENCE; waits > 0; waits--) {
+		uint32_t ready = atomic_load(&n->ready);
+
+		if (!others_ask(n, w))
+			return;
+		await_ready(n, ready);
+	}
+}
+
 static void answer(int sig, siginfo_t *info, void *context)
 {
 	greg_t *regs = ((ucontext_t *)context)->uc_mcontext.gregs;
@@ -232,8 +293,10 @@ static void answer(int sig, siginfo_t *info, void *context)
 	}
 	bytes = w && info->si_code == SI_KERNEL ? asks_for_ticks((const uint8_t *)regs[REG_RIP]) : 0;
 	if (!bytes) { /* a fault of the program's */
-		if (n)
+		if (n) {
+			let_others_ask(n, w);
 			sigaction(sig, &n->before, NULL);
+		}
 		return; /* to the same instruction */
 	}
 	sys_prctl(PR_SET_TSC, PR_TSC_ENABLE, 0, 0, 0);
@@ -274,21 +337,6 @@ static struct nursery *open_nursery(void)
 	return NULL;
 }
 
-static int all_ready(struct nursery *n, int waits)
-{
-	struct raw_timespec wait = {0, 1000000};
-
-	for (;; waits--) {
-		uint32_t ready = atomic_load(&n->ready);
-
-		if (ready >= n->count)
-			return 1;
-		if (waits <= 0)
-			return 0;
-		sys6(__NR_futex, (long)&n->ready, FUTEX_WAIT_PRIVATE, ready, (long)&wait, 0, 0);
-	}
-}
-
 /* Those that have not begun will not ask; those that ask are told, once, to stop. 0: one of the former has yet to come. */
 static int stop_asking(struct nursery *n)
 {
@@ -315,7 +363,7 @@ static void close_nursery(struct nursery *n)
 	n->closed = 1;
 	all_begun = all_ready(n, PATIENCE) || stop_asking(n);
 	if (atomic_load(&n->ready) < n->count)
-		return; /* one is told and has not heard it: then it must find the answer here */
+		return; /* one is told and has not heard it: then it must find the answer here; or it is in a handler of its own */
 	sigaction(SIGSEGV, &n->before, NULL);
 	nursery = NULL;
 	if (all_begun)
