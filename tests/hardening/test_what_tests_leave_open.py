@@ -30,7 +30,7 @@ def test_a_link_in_the_place_of_a_lock_leads_nowhere(tmp_path: Path) -> None:
     name = lanes.LOCKS / "of-nobody"
     try:
         as_another('ln -s "$1" "$2"', precious, name)
-        with lanes.locked("of-nobody", fcntl.LOCK_SH):
+        with lanes.locked("of-nobody", fcntl.LOCK_SH, "a test", 5):
             pass
         assert precious.read_text() == "root's"
     finally:
@@ -40,7 +40,7 @@ def test_a_link_in_the_place_of_a_lock_leads_nowhere(tmp_path: Path) -> None:
 def test_another_user_cannot_hold_a_lock(tmp_path: Path) -> None:
     name = lanes.LOCKS / "of-nobody"
     try:
-        with lanes.locked("of-nobody", fcntl.LOCK_SH):
+        with lanes.locked("of-nobody", fcntl.LOCK_SH, "a test", 5):
             pass
         taken = as_another('exec 9<"$1" && flock -n 9', name)
         assert taken.returncode != 0
@@ -62,7 +62,7 @@ def test_a_directory_of_locks_that_is_not_ours_is_refused(
         os.chown(directory, 65534 if how == "another user's" else 0, 0)
         directory.chmod(0o777 if how == "writable" else 0o700)
     monkeypatch.setattr(lanes, "LOCKS", directory)
-    with pytest.raises(OSError, match="not this user's alone"), lanes.locked("of-nobody", fcntl.LOCK_SH):
+    with pytest.raises(OSError, match="not this user's alone"), lanes.locked("of-nobody", fcntl.LOCK_SH, "a test", 5):
         pass
     assert not list(directory.glob("*"))
 

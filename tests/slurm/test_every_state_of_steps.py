@@ -145,6 +145,11 @@ class OfStep(Case):
     """Its directory."""
     pspawn: bool = True
     rank_variable: str = field(default="SLURM_PROCID", init=False)
+    strange: set[Path] = field(default_factory=lambda: set(cgroups()), init=False)
+    """Cgroups that were there before: of other clusters of this machine."""
+
+    def own_cgroups(self) -> list[Path]:
+        return [path for path in cgroups() if path not in self.strange]
 
     @property
     def way(self) -> Way:
@@ -246,7 +251,7 @@ class OfStep(Case):
         processes.kill_of_test(self.mark)
         self.started.process.wait(BOUND)
         self.steps.cluster.release()
-        for top in cgroups():
+        for top in self.own_cgroups():
             for path in (*sorted(top.glob("**/"), reverse=True), top):
                 with contextlib.suppress(FileNotFoundError):
                     path.rmdir()
@@ -283,7 +288,7 @@ class OfStep(Case):
         def gone() -> bool:
             self.ended()
             left[:] = [str(p) for p in [*processes.of_test(self.mark), *self.movers()]]
-            left.extend(f"cgroup {path}" for path in cgroups())
+            left.extend(f"cgroup {path}" for path in self.own_cgroups())
             left.extend(f"socket {name}" for name in sockets())
             return not left
 
