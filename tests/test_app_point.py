@@ -67,6 +67,22 @@ def test_the_environment_is_each_ranks_own_with_the_changes_of_the_program(one_l
     assert_forked(run.report, 2, "app")
 
 
+@pytest.mark.parametrize(
+    ("what", "tail"),
+    [
+        ("replaced", "MADE=(null) CHANGED=yes REMOVED=not"),
+        ("put", "MADE=(null) CHANGED=yes REMOVED=not"),
+        ("removed", "MADE=(null) CHANGED=no REMOVED=(null)"),
+        ("cleared", "MADE=(null) CHANGED=(null) REMOVED=(null)"),
+    ],
+)
+def test_a_change_of_the_environment_that_adds_nothing(one_launcher: Launcher, what: str, tail: str) -> None:
+    """Then libc changes the vector that the kernel gave, and makes no copy."""
+    run = one_launcher.run([point(one_launcher), what], 2, env=ENV, pspawn=APP)
+    assert {line.split(" again 0 ")[1] for line in lines(run)} == {tail}, run
+    assert_forked(run.report, 2, "app")
+
+
 def test_handlers_of_exit_run_in_ranks_alone(one_launcher: Launcher) -> None:
     file = one_launcher.directory / "file"
     run = one_launcher.run([point(one_launcher), "atexit", str(file)], 2, env=ENV, pspawn=APP)

@@ -123,6 +123,14 @@ static int before(const char *what)
 		nanosleep(&(struct timespec){.tv_sec = getenv("SILENT") ? 4 : 0}, NULL);
 	else if (!strcmp(what, "environment"))
 		return setenv("MADE", "before", 1) || setenv("CHANGED", "yes", 1) || unsetenv("REMOVED");
+	else if (!strcmp(what, "replaced"))
+		return setenv("CHANGED", "yes", 1);
+	else if (!strcmp(what, "put"))
+		return putenv("CHANGED=yes");
+	else if (!strcmp(what, "removed"))
+		return unsetenv("REMOVED");
+	else if (!strcmp(what, "cleared"))
+		return clearenv();
 	else if (!strcmp(what, "atexit") || !strcmp(what, "exit"))
 		atexit(at_exit);
 	return !strcmp(what, "never") || !strcmp(what, "exit");

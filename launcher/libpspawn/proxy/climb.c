@@ -515,21 +515,27 @@ __attribute__((noinline)) int pspawn_climb(void)
 
 /* ---- the climber at its target ---- */
 
+/* The variables as the climb to main was given them; their strings stay where they are (pspawn_apply_strings() in rank.c). */
+static const char *first_original(void)
+{
+	return pspawn_proxy.area + pspawn_proxy.kept_argv_bytes;
+}
+
+static const char *end_of_originals(void)
+{
+	return pspawn_proxy.area + pspawn_proxy.kept_bytes;
+}
+
 static int is_original(const char *s)
 {
-	const struct proxy *p = &pspawn_proxy;
-
-	for (int i = 0; i < p->envc; i++)
-		if (p->envp[i] == s)
-			return 1;
-	return 0;
+	return s >= first_original() && s < end_of_originals();
 }
 
 static const char *named(char **envp, const char *name)
 {
 	size_t len = (size_t)(strchrnul(name, '=') - name);
 
-	for (; *envp; envp++)
+	for (; envp && *envp; envp++)
 		if (strncmp(*envp, name, len) == 0 && (*envp)[len] == '=')
 			return *envp;
 	return NULL;
@@ -552,17 +558,16 @@ static int note_change(const char *s, size_t len)
 	return 0;
 }
 
-/* Above main the program may have changed its environment: each rank has another, and changes that. */
+/* Above main the program may have changed its environment: each rank has another, and changes that. libc changes the vector
+ * itself where it can: a variable that is replaced or removed leaves no other. */
 static int note_changes(void)
 {
-	const struct proxy *p = &pspawn_proxy;
-
-	for (char **e = environ; *e; e++)
+	changes_bytes = 0; /* those of an earlier climb are among these */
+	for (char **e = environ; e && *e; e++)
 		if (!is_original(*e) && note_change(*e, strlen(*e)) < 0)
 			return -1;
-	for (int i = 0; i < p->envc; i++)
-		if (!named(environ, p->envp[i]) &&
-		    note_change(p->envp[i], (size_t)(strchrnul(p->envp[i], '=') - p->envp[i])) < 0)
+	for (const char *s = first_original(); s < end_of_originals(); s += strlen(s) + 1)
+		if (!named(environ, s) && note_change(s, (size_t)(strchrnul(s, '=') - s)) < 0)
 			return -1;
 	return 0;
 }

@@ -21,7 +21,6 @@
  * no further than the '='; who walks the environment and reads it does. */
 struct trap {
 	char *value, *original;
-	int index; /* in envp */
 };
 
 /* In memory that only a climber has. */
@@ -31,14 +30,12 @@ static char *pages; /* of all traps, two each; behind them the one of AT_RANDOM 
 static size_t pages_bytes, traps_bytes;
 static ElfW(auxv_t) * random_entry;
 
-static void set_trap(struct trap *trap, char *page, int index)
+static void set_trap(struct trap *trap, char *page, char **entry)
 {
-	char **entry = &pspawn_proxy.envp[index];
 	size_t len = (size_t)(strchr(*entry, '=') - *entry) + 1;
 
 	trap->value = page + PAGE;
 	trap->original = *entry;
-	trap->index = index;
 	memcpy(trap->value - len, *entry, len);
 	sys3(__NR_mprotect, trap->value, PAGE, PROT_NONE);
 	*entry = trap->value - len;
@@ -71,7 +68,7 @@ void pspawn_set_traps(void)
 	traps = (struct trap *)(void *)(pages + pages_bytes);
 	for (int i = 0; i < p->envc; i++)
 		if (needs_trap(p->envp[i])) {
-			set_trap(&traps[ntraps], pages + (size_t)ntraps * 2 * PAGE, i);
+			set_trap(&traps[ntraps], pages + (size_t)ntraps * 2 * PAGE, &p->envp[i]);
 			ntraps++;
 		}
 	sys3(__NR_mprotect, pages + pages_bytes - PAGE, PAGE, PROT_NONE);
@@ -82,12 +79,12 @@ void pspawn_set_traps(void)
 		}
 }
 
-/* In the vector, and in the copy that libc made of it if something was added (setenv(3)). */
-static void untrap(char **entry)
+static void untrap(char **entries)
 {
-	for (int i = 0; i < ntraps; i++)
-		if (*entry >= traps[i].value - PAGE && *entry < traps[i].value)
-			*entry = traps[i].original;
+	for (char **e = entries; e && *e; e++)
+		for (int i = 0; i < ntraps; i++)
+			if (*e >= traps[i].value - PAGE && *e < traps[i].value)
+				*e = traps[i].original;
 }
 
 void pspawn_remove_traps(void)
@@ -96,10 +93,9 @@ void pspawn_remove_traps(void)
 
 	if (!pages)
 		return;
-	for (int i = 0; i < ntraps; i++)
-		untrap(&p->envp[traps[i].index]);
-	for (char **e = environ; environ != p->envp && e && *e; e++)
-		untrap(e);
+	untrap(p->envp); /* not where they were set: unsetenv(3) moves them up */
+	if (environ != p->envp)
+		untrap(environ); /* the copy that libc made when something was added (setenv(3)) */
 	if (random_entry)
 		random_entry->a_un.a_val = (uintptr_t)p->random;
 	sys_munmap(pages, pages_bytes + traps_bytes);
