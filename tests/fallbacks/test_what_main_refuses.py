@@ -32,6 +32,9 @@ HABITS = {
     "AUXV": ("AT_RANDOM",),
     "ENVIRON": ("_RANK",),
     "HANDS_ON": ("_RANK",),
+    # a value that is read later
+    "KEEPS": ("keeps the address of a variable that differs between ranks", "_RANK"),
+    "KEEPS_COPY": ("keeps the address of a variable that differs between ranks",),
 }
 
 
@@ -70,6 +73,13 @@ def test_preinit_does_not_mind(one_launcher: Launcher, habit: str) -> None:
 @pytest.mark.parametrize("one_launcher", ["openmpi4", "mpich4"], indirect=True)
 def test_a_library_without_habits_is_not_refused(one_launcher: Launcher) -> None:
     _, ours = both(one_launcher, "NONE", "main")
+    assert_forked(ours.report, N, "main")
+
+
+@pytest.mark.parametrize("one_launcher", ["openmpi4", "mpich4"], indirect=True)
+def test_whoever_keeps_the_address_of_random_bytes_finds_them_there(one_launcher: Launcher) -> None:
+    plain, ours = both(one_launcher, "KEEPS_RANDOM", "main")
+    assert b"random, there" in plain.out, plain
     assert_forked(ours.report, N, "main")
 
 

@@ -48,6 +48,14 @@ static void __attribute__((noinline, target("rdrnd"))) draw(void)
 }
 #endif
 
+#if defined(HABIT_KEEPS)
+static const char *kept;
+#elif defined(HABIT_KEEPS_COPY)
+static char *copy[1001];
+#elif defined(HABIT_KEEPS_RANDOM)
+static const unsigned char *bytes;
+#endif
+
 #ifdef HABIT_ATFORK
 static int forks;
 static void count_fork(void)
@@ -152,6 +160,15 @@ static void __attribute__((constructor)) habit(void)
 	for (char **e = environ; *e; e++)
 		if (strncmp(*e, "OMPI_COMM_WORLD_RANK=", 21) == 0 || strncmp(*e, "PMI_RANK=", 9) == 0)
 			snprintf(seen, sizeof seen, "rank %s", strchr(*e, '=') + 1);
+#elif defined(HABIT_KEEPS) /* to read it in main */
+	for (char **e = environ; *e; e++)
+		if (strncmp(*e, "OMPI_COMM_WORLD_RANK=", 21) == 0 || strncmp(*e, "PMI_RANK=", 9) == 0)
+			kept = *e + (**e == 'O' ? 21 : 9);
+#elif defined(HABIT_KEEPS_COPY)
+	for (int i = 0; i < 1000 && environ[i]; i++)
+		copy[i] = environ[i];
+#elif defined(HABIT_KEEPS_RANDOM)
+	bytes = (const unsigned char *)getauxval(AT_RANDOM);
 #elif defined(HABIT_HANDS_ON) /* by the kernel, which would say EFAULT */
 	int both[2];
 	pipe(both);
@@ -176,6 +193,20 @@ const char *habit_seen(void)
 
 	syscall(SYS_get_mempolicy, &mode, nodes, 1024ul, NULL, 0ul);
 	snprintf(seen, sizeof seen, "policy %d on %lx", mode, nodes[0]);
+#endif
+#if defined(HABIT_KEEPS)
+	snprintf(seen, sizeof seen, "rank %s", kept);
+#elif defined(HABIT_KEEPS_COPY)
+	for (char **e = copy; *e; e++)
+		if (strncmp(*e, "OMPI_COMM_WORLD_RANK=", 21) == 0 || strncmp(*e, "PMI_RANK=", 9) == 0)
+			snprintf(seen, sizeof seen, "%s", *e);
+#elif defined(HABIT_KEEPS_RANDOM)
+	int sum = 0;
+
+	for (int i = 0; i < 16; i++)
+		sum |= bytes[i];
+	snprintf(seen, sizeof seen, "%s, %s", sum ? "random" : "none",
+		 bytes == (void *)getauxval(AT_RANDOM) ? "there" : "elsewhere");
 #endif
 #ifdef HABIT_ATFORK
 	if (fork() == 0) /* before, and in the parent: here they run */

@@ -195,6 +195,9 @@ static int check_asked(struct raw_text *reason)
 
 	if (name)
 		return blame(reason, "read a variable that differs between ranks: ", name);
+	name = pspawn_kept_variable();
+	if (name)
+		return blame(reason, "keeps the address of a variable that differs between ranks: ", name);
 	if (pspawn_asked & ASKED_RANDOM)
 		return blame(reason, "asked for random numbers (getrandom)", "");
 	name = pspawn_proxy.target == PSPAWN_MAIN ? pspawn_drawing_object() : NULL;

@@ -146,6 +146,8 @@ HIDDEN void pspawn_end_climb(const uintptr_t *stack, const char *why, const char
  * ranks, or the bytes of AT_RANDOM. */
 HIDDEN void pspawn_set_traps(void);
 HIDDEN void pspawn_remove_traps(void);
+/* faults.c: a variable that differs between ranks, and of whose value somebody has noted the address, without reading it; NULL. */
+HIDDEN const char *pspawn_kept_variable(void);
 /* faults.c: of a system call, which would fail where it reads such a page, with the stack of who makes it. */
 HIDDEN void pspawn_look_at_arguments(const long *arguments, const uintptr_t *stack);
 /* faults.c: the handler of SIGSEGV. */
