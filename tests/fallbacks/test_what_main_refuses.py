@@ -34,6 +34,7 @@ HABITS = {
     "HANDS_ON": ("_RANK",),
     # a value that is read later
     "KEEPS": ("keeps the address of a variable that differs between ranks", "_RANK"),
+    "ATFORK_MANY": ("more handlers of fork (pthread_atfork) than can be kept",),
     "KEEPS_COPY": ("keeps the address of a variable that differs between ranks",),
 }
 
@@ -43,8 +44,8 @@ DOMAINS = {"CPUS": "0-1"}
 N = 4
 
 
-def both(launcher: Launcher, habit: str, fork_point: str) -> tuple[Run, Run]:
-    flags = [f"-DHABIT_{habit}"]
+def both(launcher: Launcher, habit: str, fork_point: str, *more: str) -> tuple[Run, Run]:
+    flags = [f"-DHABIT_{habit}", *more]
     library = launcher.builder.library("habit.c", flags=flags, libs=["-pthread"])
     app = [str(launcher.builder.program("with_habit.c", libs=[str(library), f"-Wl,-rpath,{library.parent}"]))]
     bind = ["--bind-to", "core:overload-allowed"] if launcher.mpi.is_openmpi else ["-bind-to", "core"]
@@ -97,3 +98,11 @@ def test_require_makes_a_refusal_an_error(one_launcher: Launcher) -> None:
     run = one_launcher.run(app, 2, pspawn=Pspawn("main", options=("--pspawn-require",)))
     assert run.rc != 0, run
     assert "thread" in run.stderr, run
+
+
+@pytest.mark.parametrize("one_launcher", ["openmpi4", "mpich4"], indirect=True)
+def test_handlers_of_a_library_that_was_closed_are_gone_with_it(one_launcher: Launcher) -> None:
+    plugin = one_launcher.builder.library("counts_forks.c", libs=["-pthread"])
+    plain, ours = both(one_launcher, "ATFORK_CLOSED", "main", f'-DPLUGIN="{plugin}"')
+    assert b"2 forks" in plain.out, plain
+    assert_forked(ours.report, N, "main")

@@ -1,5 +1,6 @@
 // A library whose constructor has a habit (-DHABIT_…) that a fork cannot repeat; habit_seen() tells what it saw, as text.
 #define _GNU_SOURCE
+#include <dlfcn.h>
 #include <fcntl.h>
 #include <linux/mempolicy.h>
 #include <pthread.h>
@@ -56,7 +57,11 @@ static char *copy[1001];
 static const unsigned char *bytes;
 #endif
 
-#ifdef HABIT_ATFORK
+#ifdef HABIT_ATFORK_CLOSED
+static void *plugin;
+#endif
+
+#if defined(HABIT_ATFORK) || defined(HABIT_ATFORK_MANY)
 static int forks;
 static void count_fork(void)
 {
@@ -180,6 +185,15 @@ static void __attribute__((constructor)) habit(void)
 #elif defined(HABIT_ATFORK)
 	strcpy(seen, "0 forks");
 	pthread_atfork(count_fork, count_fork, count_fork);
+#elif defined(HABIT_ATFORK_MANY)
+	for (int i = 0; i < 1000; i++)
+		pthread_atfork(count_fork, NULL, NULL);
+#elif defined(HABIT_ATFORK_CLOSED) /* its handlers go with it, and come with it */
+	for (int i = 0; i < 3; i++) {
+		if (plugin)
+			dlclose(plugin);
+		plugin = dlopen(PLUGIN, RTLD_NOW);
+	}
 #endif
 }
 
@@ -208,11 +222,16 @@ const char *habit_seen(void)
 	snprintf(seen, sizeof seen, "%s, %s", sum ? "random" : "none",
 		 bytes == (void *)getauxval(AT_RANDOM) ? "there" : "elsewhere");
 #endif
-#ifdef HABIT_ATFORK
+#if defined(HABIT_ATFORK) || defined(HABIT_ATFORK_MANY) || defined(HABIT_ATFORK_CLOSED)
 	if (fork() == 0) /* before, and in the parent: here they run */
 		_exit(0);
 	while (wait(NULL) > 0)
 		;
+#endif
+#ifdef HABIT_ATFORK_CLOSED
+	int (*counted)(void) = (int (*)(void))dlsym(plugin, "forks_counted");
+
+	snprintf(seen, sizeof seen, "%d forks", counted());
 #endif
 	return seen;
 }

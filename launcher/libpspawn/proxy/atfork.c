@@ -20,6 +20,13 @@ static struct handlers {
 } kept[MOST];
 static int nkept;
 
+static void (*next_finalize)(void *);
+
+void pspawn_resolve_handlers(void)
+{
+	next_finalize = (void (*)(void *))dlsym(RTLD_NEXT, "__cxa_finalize");
+}
+
 static register_function next_register(void)
 {
 	return (register_function)dlsym(RTLD_NEXT, "__register_atfork");
@@ -56,10 +63,27 @@ int __register_atfork(void (*prepare)(void), void (*parent)(void), void (*child)
 {
 	struct handlers h = {prepare, parent, child, object};
 
-	if (pspawn_recording != PSPAWN_RECORD_CONSTRUCTORS || nkept == MOST || runs_for_ranks(&h))
+	if (pspawn_recording != PSPAWN_RECORD_CONSTRUCTORS || runs_for_ranks(&h))
 		return next_register()(prepare, parent, child, object);
-	kept[nkept++] = h;
+	if (nkept == MOST)
+		pspawn_asked |= ASKED_MANY_HANDLERS;
+	else
+		kept[nkept++] = h;
 	return 0;
+}
+
+/* What dlclose(3) calls, by the end of the object itself: its handlers go with it (__cxa_finalize() in glibc's stdlib). Another
+ * may lie at its place then, or itself once more. */
+PSPAWN_API void __cxa_finalize(void *object);
+void __cxa_finalize(void *object)
+{
+	int n = 0;
+
+	for (int i = 0; i < nkept; i++)
+		if (!object || kept[i].object != object)
+			kept[n++] = kept[i];
+	nkept = n;
+	next_finalize(object);
 }
 
 /* An object that was closed meanwhile has taken its handlers along. */

@@ -209,6 +209,8 @@ static int check_asked(struct raw_text *reason)
 	/* each rank can be given its own, but not another number of them */
 	if (pspawn_find_libnuma() && batch->masks_differ == PSPAWN_MASKS_DIFFER)
 		return blame(reason, "loaded libnuma, which notes its CPUs: their number differs between ranks", "");
+	if (pspawn_asked & ASKED_MANY_HANDLERS)
+		return blame(reason, "registered more handlers of fork (pthread_atfork) than can be kept", "");
 	if (pspawn_asked & ASKED_TOO_MUCH)
 		return refuse(reason, "more variables were read than can be noted", "");
 	return 0;

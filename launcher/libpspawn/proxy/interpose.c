@@ -79,6 +79,7 @@ void pspawn_resolve_interposed(void)
 	next_getentropy = next("getentropy");
 	next_exit = (__typeof__(next_exit))next("exit");
 	pspawn_resolve_recorded();
+	pspawn_resolve_handlers();
 }
 
 void pspawn_start_recording(void)

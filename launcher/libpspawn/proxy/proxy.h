@@ -160,6 +160,7 @@ HIDDEN void pspawn_begin_trial(void);
 
 /* atfork.c: handlers of pthread_atfork(3) that no rank's fork runs. Before a fork: of who asked for the process id, they do
  * run. In a rank: libc is told of them. In a child that ends: runs them. */
+HIDDEN void pspawn_resolve_handlers(void); /* once, in the proxy */
 HIDDEN void pspawn_pass_handlers_of_askers(void);
 HIDDEN void pspawn_pass_handlers(void);
 HIDDEN void pspawn_try_handlers(void);
@@ -197,6 +198,7 @@ enum asked {
 	ASKED_RANDOM = 2,
 	ASKED_TOO_MUCH = 4, /* the table of names is full */
 	ASKED_CPU_COUNT = 8,
+	ASKED_MANY_HANDLERS = 16, /* of fork: there is no room for them */
 };
 extern int pspawn_recording HIDDEN;
 extern unsigned pspawn_asked HIDDEN;
