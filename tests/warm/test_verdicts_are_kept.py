@@ -243,3 +243,26 @@ def test_to_clear_profiles_forgets_verdicts(known: Work, cache: Path) -> None:
     subprocess.run(command, env={**os.environ, "XDG_CACHE_HOME": str(cache)}, check=True, stdout=subprocess.DEVNULL)
     assert not list(cache.rglob("*.verdicts"))
     assert not is_known(known.run())
+
+
+@pytest.mark.parametrize(
+    ("asks", "differ"),
+    [
+        ("os.sched_getaffinity(0)", 'exec taskset -c "$PMI_RANK" "$@"'),
+        ("__import__('resource').getrlimit(0)", 'ulimit -S -t "$((1000 + PMI_RANK))"; exec "$@"'),
+    ],
+    ids=["CPUs", "limits"],
+)
+def test_what_lay_in_how_ranks_of_one_launch_differed_is_asked_anew(work: Work, asks: str, differ: str) -> None:
+    work.module.write_text(f"import os\nx = {asks}\n")
+    work.script.write_text("import json\nimport asks\n")
+
+    def dropped(script: str) -> dict[str, str]:
+        words = ["sh", "-c", script, "sh", str(STUB), sys.executable, str(work.script)]
+        run = work.launch(words, 2, cwd=work.where, options=("--pspawn-domains=0-1",))
+        assert run.rc == 0, run
+        return {d["name"]: d["reason"] for c in contexts(run) for d in c["dropped"]}
+
+    found = dropped(differ)
+    assert list(found) == ["asks"] and "ranks" in found["asks"], found
+    assert not dropped('exec "$@"')

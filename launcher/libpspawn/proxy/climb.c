@@ -252,6 +252,19 @@ static void tell_verdict(const char *preload, const char *file)
 	pspawn_say(PSPAWN_MSG_VERDICT, 0, text, 0);
 }
 
+/* Did it lie in how the ranks of this launch differ from each other, or from their proxy? Of a variable its name is told, and
+ * still_holds() looks. */
+static int is_of_this_launch(const char *reason)
+{
+	static const char *const said[] = {"which differ between ranks", "their number differs between ranks",
+					   "which not all ranks have"};
+
+	for (size_t i = 0; i < sizeof said / sizeof *said; i++)
+		if (strstr(reason, said[i]))
+			return 1;
+	return 0;
+}
+
 static void drop(const char *preload, const char *reason)
 {
 	char text[PSPAWN_REASON_LEN];
@@ -502,7 +515,7 @@ __attribute__((noinline)) int pspawn_climb(void)
 		if (verdict == VERDICT_CAREFULLY || !*batch->at_work || all_dropped)
 			break;
 		drop(batch->at_work, verdict == 0 ? "the program ended while it was loaded" : why);
-		if (verdict >= 0) /* a deadline says more of the node than of the preload */
+		if (verdict >= 0 && !is_of_this_launch(why)) /* a deadline says more of the node than of the preload */
 			tell_verdict(batch->at_work, batch->at_work_file);
 		if (verdict < 0) /* the deadline is used up */
 			break;
