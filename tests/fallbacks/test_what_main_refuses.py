@@ -29,6 +29,7 @@ HABITS = {
     "POLICY": ("memory policy",),
     # no system call tells of these
     "DRAWS": ("may draw random numbers (rdrand)",),
+    "DRAWS_PLT": ("may draw random numbers (rdrand)",),
     "AUXV": ("AT_RANDOM",),
     "ENVIRON": ("_RANK",),
     "HANDS_ON": ("_RANK",),
@@ -69,6 +70,14 @@ def test_main_is_refused_by_name(one_launcher: Launcher, habit: str) -> None:
 def test_preinit_does_not_mind(one_launcher: Launcher, habit: str) -> None:
     _, ours = both(one_launcher, habit, "preinit")
     assert_forked(ours.report, N, "preinit", contexts=1 if habit in DOMAINS else 2)
+
+
+@pytest.mark.parametrize("one_launcher", ["mpich4"], indirect=True)
+@pytest.mark.parametrize("flag", ["-Wl,-z,now", "-Wl,-z,ibtplt", "-fno-plt", "-fno-plt -O0", "-fcf-protection"])
+def test_a_number_is_drawn_by_a_function_that_others_may_replace(one_launcher: Launcher, flag: str) -> None:
+    """It is called by way of a table, in forms that depend on compiler and linker."""
+    _, ours = both(one_launcher, "DRAWS_PLT", "main", *flag.split())
+    assert_refused(ours.report, "main", *HABITS["DRAWS_PLT"])
 
 
 @pytest.mark.parametrize("one_launcher", ["openmpi4", "mpich4"], indirect=True)

@@ -39,10 +39,15 @@ static void take(int number)
 }
 #endif
 
-#ifdef HABIT_DRAWS
+#if defined(HABIT_DRAWS) || defined(HABIT_DRAWS_PLT)
 /* Behind a call, as in a library's own generator. */
 static unsigned long long drawn;
-static void __attribute__((noinline, target("rdrnd"))) draw(void)
+#ifdef HABIT_DRAWS
+static
+#else /* one that others may call, and replace */
+void draw(void);
+#endif
+	void __attribute__((noinline, target("rdrnd"))) draw(void)
 {
 	if (__builtin_cpu_supports("rdrnd"))
 		__builtin_ia32_rdrand64_step(&drawn);
@@ -156,7 +161,7 @@ static void __attribute__((constructor)) habit(void)
 	int fd = syscall(SYS_openat, AT_FDCWD, "written", O_WRONLY | O_CREAT | O_APPEND, 0666);
 	snprintf(seen, sizeof seen, "wrote %d", (int)syscall(SYS_write, fd, "x", 1ul));
 	syscall(SYS_close, fd);
-#elif defined(HABIT_DRAWS)
+#elif defined(HABIT_DRAWS) || defined(HABIT_DRAWS_PLT)
 	draw();
 	strcpy(seen, "a number");
 #elif defined(HABIT_AUXV)

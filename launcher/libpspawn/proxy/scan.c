@@ -2,9 +2,10 @@
  * scan.c - looks whether constructors draw random numbers by an instruction (rdrand, rdseed), of which nothing tells.
  *
  * In each object the functions of its DT_INIT_ARRAY are looked through, and what they call or take the address of in the same
- * object, as far as that leads. Where functions begin is in the table for unwinding (.eh_frame_hdr; Linux Standard Base,
- * "Exception Frames"). Bytes that look like a call count only if a function begins where it leads; bytes that look like one
- * of the two instructions count, unless they are the distance of a call.
+ * object, as far as that leads, also by way of the tables for functions that others may replace (.got, .plt). Where functions
+ * begin is in the table for unwinding (.eh_frame_hdr; Linux Standard Base, "Exception Frames"). Bytes that look like a call count
+ * only if a function begins where it leads; bytes that look like one of the two instructions count, unless they are the distance
+ * of a call.
  */
 #define _GNU_SOURCE
 #include <elf.h>
@@ -32,6 +33,7 @@ struct object {
 	const struct entry *entries;
 	uint32_t count;
 	uintptr_t code, code_end;
+	const struct dl_phdr_info *info;
 	uint8_t *seen;	 /* a byte an entry */
 	uint32_t *queue; /* of entries */
 	uint32_t nqueue;
@@ -79,6 +81,49 @@ static int32_t number_at(const uint8_t *at)
 	return number;
 }
 
+/* The tables of addresses are writable, or were. */
+static int is_data(const struct object *o, uintptr_t slot)
+{
+	for (int i = 0; i < o->info->dlpi_phnum; i++) {
+		const ElfW(Phdr) *p = &o->info->dlpi_phdr[i];
+		uintptr_t start = o->info->dlpi_addr + p->p_vaddr;
+
+		if (p->p_type == PT_LOAD && p->p_flags & PF_W && slot >= start && p->p_memsz >= sizeof slot &&
+		    slot - start <= p->p_memsz - sizeof slot)
+			return 1;
+	}
+	return 0;
+}
+
+/* The address that a slot has: that of a function, once it is resolved. One that was not yet was not called. */
+static void visit_slot(struct object *o, uintptr_t slot)
+{
+	uintptr_t address;
+
+	if (!is_data(o, slot))
+		return;
+	memcpy(&address, (const void *)slot, sizeof address);
+	visit(o, address, 1);
+}
+
+/* Is that an entry of a .plt: ENDBR64 and BND perhaps, and a jump to what the slot says? */
+static int visit_by_plt(struct object *o, uintptr_t target)
+{
+	static const uint8_t endbr[] = {0xf3, 0x0f, 0x1e, 0xfa};
+	const uint8_t *at = (const uint8_t *)target;
+
+	if (target < o->code || target >= o->code_end || o->code_end - target < 12)
+		return 0;
+	if (memcmp(at, endbr, sizeof endbr) == 0)
+		at += sizeof endbr;
+	if (*at == 0xf2)
+		at++;
+	if (at[0] != 0xff || at[1] != 0x25)
+		return 0;
+	visit_slot(o, (uintptr_t)(at + 6) + (uintptr_t)(intptr_t)number_at(at + 2));
+	return 1;
+}
+
 /* Are these four bytes the distance of a call or jump? 0F C7 FF FF is -0x38f1. */
 static int is_distance(const struct object *o, const uint8_t *start, const uint8_t *at)
 {
@@ -96,6 +141,26 @@ static int draws(const struct object *o, const uint8_t *start, const uint8_t *at
 	       !is_distance(o, start, at);
 }
 
+/* What these bytes may call, jump to, or take the address of. */
+static void follow(struct object *o, const uint8_t *at, const uint8_t *end)
+{
+	int is_call = at[0] == 0xe8 || at[0] == 0xe9, is_relative = (at[1] & 0xc7) == 0x05; /* to rip */
+	const uint8_t *number = at + (is_call ? 1 : 2);
+	uintptr_t target;
+
+	if (number + 4 > end)
+		return;
+	target = (uintptr_t)(number + 4) + (uintptr_t)(intptr_t)number_at(number);
+	if (is_call || (at[0] == 0x0f && (at[1] & 0xf0) == 0x80)) { /* call, jmp, jcc */
+		if (!visit_by_plt(o, target))
+			visit(o, target, 1);
+	} else if (at[0] == 0x8d && is_relative) { /* lea */
+		visit(o, target, 1);
+	} else if ((at[0] == 0x8b && is_relative) || (at[0] == 0xff && (at[1] == 0x15 || at[1] == 0x25))) {
+		visit_slot(o, target); /* mov, call, jmp */
+	}
+}
+
 static int look_through(struct object *o, uint32_t i)
 {
 	uintptr_t end = i + 1 < o->count ? start_of(o, i + 1) : o->code_end;
@@ -107,11 +172,7 @@ static int look_through(struct object *o, uint32_t i)
 	for (const uint8_t *at = start; at <= last; at++) {
 		if (draws(o, start, at))
 			return 1;
-		if ((at[0] == 0xe8 || at[0] == 0xe9) && at + 5 <= last + 3)
-			visit(o, (uintptr_t)(at + 5) + (uintptr_t)(intptr_t)number_at(at + 1), 1);
-		else if (at[0] == 0x8d && (at[1] & 0xc7) == 0x05 &&
-			 at + 6 <= last + 3) /* lea of what is relative to rip */
-			visit(o, (uintptr_t)(at + 6) + (uintptr_t)(intptr_t)number_at(at + 2), 1);
+		follow(o, at, (const uint8_t *)end);
 	}
 	return 0;
 }
@@ -149,7 +210,7 @@ static int constructors_draw(const struct dl_phdr_info *info)
 	const ElfW(Dyn) *dynamic = NULL;
 	const uintptr_t *array = NULL;
 	size_t bytes = 0, size;
-	struct object o = {.nqueue = 0};
+	struct object o = {.info = info};
 	int found = 0;
 	void *map;
 
