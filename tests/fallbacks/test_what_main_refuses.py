@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from support.mpi import TWO_DOMAINS, Launcher, Pspawn, Run
@@ -115,3 +117,17 @@ def test_handlers_of_a_library_that_was_closed_are_gone_with_it(one_launcher: La
     plain, ours = both(one_launcher, "ATFORK_CLOSED", "main", f'-DPLUGIN="{plugin}"')
     assert b"2 forks" in plain.out, plain
     assert_forked(ours.report, N, "main")
+
+
+def test_a_handler_that_dies_leaves_no_core(one_launcher: Launcher) -> None:
+    """The program itself never forks: run plainly, it dumps none."""
+    pattern = Path("/proc/sys/kernel/core_pattern").read_text().strip()
+    if not pattern.startswith("core"):
+        pytest.skip(f"core_pattern is {pattern!r}, so cores do not go to the working directory")
+    library = one_launcher.builder.library("habit.c", flags=["-DHABIT_ATFORK_DIES"], libs=["-pthread"])
+    app = one_launcher.builder.program("with_habit.c", libs=[str(library), f"-Wl,-rpath,{library.parent}"])
+    before = ["sh", "-c", 'ulimit -c unlimited; exec "$@"', "sh"]
+    run = one_launcher.run([str(app)], 2, before=before, pspawn=Pspawn("main", TWO_DOMAINS))
+    assert run.rc == 0, run
+    assert_refused(run.report, "main", "a fork of it dies")
+    assert not list(one_launcher.directory.glob("core*")), run

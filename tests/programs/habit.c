@@ -62,6 +62,13 @@ static char *copy[1001];
 static const unsigned char *bytes;
 #endif
 
+#ifdef HABIT_ATFORK_DIES
+static void die(void)
+{
+	*(volatile int *)0 = 0;
+}
+#endif
+
 #ifdef HABIT_ATFORK_CLOSED
 static void *plugin;
 #endif
@@ -190,6 +197,8 @@ static void __attribute__((constructor)) habit(void)
 #elif defined(HABIT_ATFORK)
 	strcpy(seen, "0 forks");
 	pthread_atfork(count_fork, count_fork, count_fork);
+#elif defined(HABIT_ATFORK_DIES)
+	pthread_atfork(NULL, NULL, die);
 #elif defined(HABIT_ATFORK_MANY)
 	for (int i = 0; i < 1000; i++)
 		pthread_atfork(count_fork, NULL, NULL);

@@ -456,8 +456,12 @@ int pspawn_trial_fork(void)
 {
 	const char *name;
 	int status = 0, recording = pspawn_recording, judging = pspawn_pause_judging();
+	struct raw_rlimit core = {0, 0}, none;
 
 	pspawn_pass_handlers_of_askers();
+	sys_prlimit(RLIMIT_CORE, NULL, &core); /* a handler may die, and the program itself might never have forked */
+	none = (struct raw_rlimit){core.cur < NO_CORE ? core.cur : NO_CORE, core.max};
+	sys_prlimit(RLIMIT_CORE, &none, NULL);
 	pspawn_recording = PSPAWN_RECORD_RENEWALS;
 	pid_t pid = fork();
 
@@ -472,6 +476,7 @@ int pspawn_trial_fork(void)
 	/* a handler of fork may hang in it: the deadline is that of the climb, or the caller's for the proxy */
 	while (pid > 0 && waitpid(pid, &status, 0) < 0 && errno == EINTR)
 		;
+	sys_prlimit(RLIMIT_CORE, &core, NULL);
 	if (pid > 0)
 		reaped_before = reaped();
 	pspawn_resume_judging(judging);

@@ -25,7 +25,6 @@
 #define LONGEST_CLIMB 30      /* times the silence: a program that computes for ever before its fork point */
 #define END_US 500000	      /* for what was killed: less than the caller's grace (CLIMB_GRACE_US in gather.c) */
 #define CHANGES_BYTES 65536   /* of the environment */
-#define NO_CORE 1	      /* as a limit */
 #define VERDICT_REACHED 'Y'   /* the climber serves from now on */
 #define VERDICT_REFUSED 'N'   /* the rung cannot be had; then the reason */
 #define VERDICT_DROP 'D'      /* the preload at work is to blame; then the reason */

@@ -170,6 +170,7 @@ HIDDEN int pspawn_has_asked_pid(const void *address);
 /* scan.c: an object of which a constructor draws random numbers by an instruction, or NULL. */
 HIDDEN const char *pspawn_drawing_object(void);
 
+#define NO_CORE 1 /* as a limit, see forbid_core() in climb.c */
 /* While a climber may dump no core: as the limit is without that. */
 HIDDEN void pspawn_show_core_limit(struct raw_rlimit *shown);
 
