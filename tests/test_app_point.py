@@ -83,6 +83,13 @@ def test_a_change_of_the_environment_that_adds_nothing(one_launcher: Launcher, w
     assert_forked(run.report, 2, "app")
 
 
+def test_a_value_that_is_changed_where_it_lies(one_launcher: Launcher) -> None:
+    """As by strtok(3): it lies where each rank has its own."""
+    run = one_launcher.run([point(one_launcher), "in-place"], 2, env=ENV, pspawn=APP)
+    assert {line.split(" again 0 ")[1] for line in lines(run)} == {"MADE=(null) CHANGED=Xo REMOVED=not"}, run
+    assert_refused(run.report, "app", "changed its environment's strings")
+
+
 def test_handlers_of_exit_run_in_ranks_alone(one_launcher: Launcher) -> None:
     file = one_launcher.directory / "file"
     run = one_launcher.run([point(one_launcher), "atexit", str(file)], 2, env=ENV, pspawn=APP)

@@ -129,6 +129,8 @@ static int before(const char *what)
 		return putenv("CHANGED=yes");
 	else if (!strcmp(what, "removed"))
 		return unsetenv("REMOVED");
+	else if (!strcmp(what, "in-place"))
+		getenv("CHANGED")[0] = 'X';
 	else if (!strcmp(what, "cleared"))
 		return clearenv();
 	else if (!strcmp(what, "atexit") || !strcmp(what, "exit"))

@@ -38,6 +38,8 @@ static int ndropped, all_dropped;
 static char *changes;
 static size_t changes_bytes;
 
+static uint64_t strings_before; /* a checksum of the variables that the program was given */
+
 /* The proxy's own CPUs: on the way up it has those of a rank. */
 static uint8_t own_cpus[PSPAWN_CPU_BYTES];
 static long own_cpus_bytes;
@@ -418,6 +420,27 @@ static const char *too_slow(uint32_t target)
 				     : "the program did not come to the fork point before the deadline";
 }
 
+/* The variables as the climb to main was given them; their strings stay where they are (pspawn_apply_strings() in rank.c). */
+static const char *first_original(void)
+{
+	return pspawn_proxy.area + pspawn_proxy.kept_argv_bytes;
+}
+
+static const char *end_of_originals(void)
+{
+	return pspawn_proxy.area + pspawn_proxy.kept_bytes;
+}
+
+/* FNV-1a. */
+static uint64_t checksum_of_strings(void)
+{
+	uint64_t sum = 0xcbf29ce484222325;
+
+	for (const char *s = first_original(); s < end_of_originals(); s++)
+		sum = (sum ^ (unsigned char)*s) * 0x100000001b3;
+	return sum;
+}
+
 /* The climber's first steps; what it was lent below is its own now. */
 static void begin_climb(const struct pspawn_msg *climb, int memfd, int verdict)
 {
@@ -438,6 +461,7 @@ static void begin_climb(const struct pspawn_msg *climb, int memfd, int verdict)
 		p->kept_bytes = slot->argv_bytes + slot->env_bytes;
 		p->kept_argv_bytes = slot->argv_bytes;
 	}
+	strings_before = checksum_of_strings();
 	sys_prctl(PR_SET_NAME, (unsigned long)p->comm, 0, 0, 0);
 	p->actor = p->target == PSPAWN_MAIN ? "a constructor" : p->target == PSPAWN_WARM ? "a preload" : "the program";
 	own_cpus_bytes = sys3(__NR_sched_getaffinity, 0, sizeof own_cpus, own_cpus);
@@ -527,17 +551,6 @@ __attribute__((noinline)) int pspawn_climb(void)
 
 /* ---- the climber at its target ---- */
 
-/* The variables as the climb to main was given them; their strings stay where they are (pspawn_apply_strings() in rank.c). */
-static const char *first_original(void)
-{
-	return pspawn_proxy.area + pspawn_proxy.kept_argv_bytes;
-}
-
-static const char *end_of_originals(void)
-{
-	return pspawn_proxy.area + pspawn_proxy.kept_bytes;
-}
-
 static int is_original(const char *s)
 {
 	return s >= first_original() && s < end_of_originals();
@@ -612,6 +625,10 @@ static int check(struct raw_text *reason)
 {
 	if (pspawn_check_climbed(reason) < 0)
 		return -1;
+	if (pspawn_proxy.target > PSPAWN_MAIN && checksum_of_strings() != strings_before) {
+		raw_put(reason, "the program changed its environment's strings where they lie");
+		return -1;
+	}
 	if (pspawn_proxy.target > PSPAWN_MAIN && note_changes() < 0) {
 		raw_put(reason, "the program changed more of its environment than can be noted");
 		return -1;
