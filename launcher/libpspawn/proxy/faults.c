@@ -18,6 +18,10 @@
 #include "proxy.h"
 
 #define PAGE 4096
+/* Where nothing was before: what has been freed may still have addresses of what was there. As far from the kernel's and libc's
+ * own choices as from those of sanitizers and run-times; elsewhere each time. */
+#define FIRST_PLACE 0x2d5ba3000000ul
+#define NEXT_PLACE 0x10000000ul
 #define TEXT_LIMIT (64u << 20) /* of /proc/self/maps */
 
 /* One variable: its name at the end of one page, its value on the next, which cannot be read. Who looks a name up gets
@@ -55,6 +59,7 @@ void pspawn_set_traps(void)
 {
 	struct proxy *p = &pspawn_proxy;
 	ElfW(auxv_t) *auxv = p->auxv;
+	static uintptr_t place = FIRST_PLACE;
 	size_t n = 0;
 	void *map;
 
@@ -64,9 +69,11 @@ void pspawn_set_traps(void)
 		n += (size_t)needs_trap(p->envp[i]);
 	pages_bytes = (2 * n + 1) * PAGE;
 	traps_bytes = (n + 1) * sizeof *traps;
-	map = sys_mmap(NULL, pages_bytes + traps_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	map = sys_mmap((void *)place, pages_bytes + traps_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+		       -1, 0);
 	if (raw_map_failed(map))
 		pspawn_give_up("there is no memory for the climb");
+	place += NEXT_PLACE;
 	pages = map;
 	traps = (struct trap *)(void *)(pages + pages_bytes);
 	for (int i = 0; i < p->envc; i++)
