@@ -4,7 +4,8 @@
  * A stub in a sandbox of its own may be kept from our address, or unable to make its name, and then it cannot tell us either. But
  * who stands outside of a sandbox may look in. Wrappers run before the stub, so a process that is none says nothing, and neither
  * does a stub that has not come yet. For certain a rank's stub will not come
- *   - when a process of the job has this rank's number, and the very executable and command line of a program that we wait to fork;
+ *   - when a process of the job has this rank's number, and the very executable and command line of a program that we wait to fork,
+ *     and no shell has started it, which may come to the stub yet;
  *   - when its stub has committed (it has a signalfd then, and the pidfd of a rank), and not to us.
  * Whoever looks at a process may have to wait for it, so that is done by one that may hang alone.
  */
@@ -137,6 +138,22 @@ static bool runs_a_program(struct look *look, pid_t pid, const char *exe)
 	return false;
 }
 
+static bool is_started_by_shell(pid_t pid)
+{
+	static const char *const shells[] = {"sh",   "ash", "bash",  "busybox", "csh",	"dash",
+					     "fish", "ksh", "ksh93", "mksh",	"tcsh", "zsh"};
+	char exe[PATH_MAX];
+	const char *base;
+
+	if (!read_exe((pid_t)pspawn_status_number(pid, "PPid:\t"), exe))
+		return false;
+	base = strrchr(exe, '/') ? strrchr(exe, '/') + 1 : exe;
+	for (size_t i = 0; i < sizeof shells / sizeof *shells; i++)
+		if (strcmp(base, shells[i]) == 0)
+			return true;
+	return false;
+}
+
 static bool has_committed(pid_t pid)
 {
 	bool signals = false, process = false;
@@ -217,7 +234,8 @@ static int rank_of(struct look *look, pid_t pid)
 	size_t n;
 
 	if (!read_exe(pid, exe) ||
-	    !(strcmp(exe, look->stub) == 0 ? has_committed(pid) : runs_a_program(look, pid, exe)))
+	    !(strcmp(exe, look->stub) == 0 ? has_committed(pid)
+					   : runs_a_program(look, pid, exe) && !is_started_by_shell(pid)))
 		return -1;
 	n = read_all(look, pid, "environ");
 	rank = variable(look->text, n, names[look->job->a.engine]);

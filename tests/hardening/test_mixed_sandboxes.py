@@ -86,3 +86,17 @@ def test_wrappers_that_take_their_time_are_waited_for(one_launcher: Launcher) ->
     assert node["vector_calls"] == 1, run
     assert [rank["launched_by"] for rank in node["ranks"]] == ["fork"] * N, run
     assert processes.wait_until(lambda: not processes.gatherers(one_launcher.mark), 5)
+
+
+@pytest.mark.parametrize("one_launcher", ["mpich4", "openmpi5"], indirect=True)
+def test_a_script_that_runs_the_same_before_is_waited_for(one_launcher: Launcher) -> None:
+    """It has the rank's number and the program's command line, and no stub; but its shell goes on, to one."""
+    choose = f'[ ${one_launcher.mpi.rank_variable} = 0 ] || sleep 1; exec "$@"'
+    run = one_launcher.run(
+        ["bash", "-c", choose, "bash", "@stub", "sleep", "1"], N, pspawn=Pspawn("preinit", door="none")
+    )
+    assert run.rc == 0 and run.seconds < QUICK, run
+    assert run.report is not None
+    (node,) = run.report["nodes"]
+    assert node["vector_calls"] == 1, run
+    assert [rank["launched_by"] for rank in node["ranks"]] == ["fork"] * N, run
