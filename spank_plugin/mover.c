@@ -763,6 +763,10 @@ static void kill_all_in_leaf(const struct mover *m)
 #endif
 		if (write_number(path, 1))
 			return;
+	/* who forks and ends would have left another when its number is used; who is frozen can be killed. Linux 5.2 */
+	snprintf(path, sizeof path, "%s/cgroup.freeze", m->leaf);
+	write_number(path, 1);
+	test_stop("killing");
 	snprintf(path, sizeof path, "%s/cgroup.procs", m->leaf);
 	fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
@@ -801,6 +805,7 @@ static int start(struct mover *m, char **argv)
 	const struct sigaction alarm = {.sa_handler = tick, .sa_flags = SA_RESTART};
 	const pid_t task = (pid_t)strtol(argv[4], NULL, 10);
 	char path[64], text[2048], *line;
+	bool unused;
 
 	m->uid = (uid_t)strtoul(argv[1], NULL, 10);
 	m->stepd = (pid_t)strtol(argv[2], NULL, 10);
@@ -816,7 +821,8 @@ static int start(struct mover *m, char **argv)
 		return fail("the descriptor of slurmstepd");
 	if (!read_hierarchies(m))
 		return fail("no cgroup hierarchy is mounted");
-	if (!read_place(task, &m->task) || !is_in_step(m, task))
+	/* its number may be another's by now: any child of slurmstepd's is of the step */
+	if (!read_place(task, &m->task) || !is_in_step(m, task) || parent_of(task, m->uid, &unused) != m->stepd)
 		return fail("the task has ended, or has no cgroup of its own");
 	if (sigaction(SIGALRM, &alarm, NULL) < 0)
 		return fail("sigaction");

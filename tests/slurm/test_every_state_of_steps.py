@@ -107,7 +107,8 @@ def cases() -> list[object]:
 def test_each_state_of_the_mover_has_a_step_that_reaches_it() -> None:
     text = (TOP / "spank_plugin/mover.c").read_text()
     named = {word for call in re.findall(r"test_stop\(([^)]*\")\)", text) for word in re.findall(r'"([\w-]+)"', call)}
-    assert {f"mover.{state}" for state in named} == set(MOVERS)
+    # only under cgroup v2, and before Linux 5.14: test_the_mover_under_v2.py
+    assert {f"mover.{state}" for state in named - {"killing"}} == set(MOVERS)
     assert set(every()) >= SHORT
     faults = {case[2:] for case in every()}
     assert faults == {*itertools.product(FAULTS, ROLES), *itertools.product(("killed", "stopped"), OTHERS)}

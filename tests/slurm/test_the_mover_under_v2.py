@@ -7,9 +7,11 @@ import os
 import re
 import secrets
 import select
+import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from support import processes
-from support.build import TOP
+from support.build import TOP, Builder
 from support.mpi import NATIVE
 
 pytestmark = [pytest.mark.root, pytest.mark.needs_stub]
@@ -167,6 +169,11 @@ for line in sys.stdin:
                 time.sleep(100)
                 os._exit(0)
         print(numbers[0], flush=True)
+    elif word == "chains":
+        for _ in range(numbers[0]):
+            if os.fork() == 0:
+                os.execv(sys.argv[2], sys.argv[2:])
+        print(numbers[0], flush=True)
     elif word == "linger":
         server, tcp = lingering()
         kept.append(server)
@@ -197,9 +204,9 @@ MAGIC = 0x70736D76
 class Gatherer:
     """A process of this user in the first task's cgroup, connected to the mover; it may have children."""
 
-    def __init__(self, step: Step, user: int = USER) -> None:
+    def __init__(self, step: Step, user: int = USER, *arguments: object) -> None:
         self.process = subprocess.Popen(
-            [PYTHON, "-I", "-S", "-c", GATHERER, step.address],
+            [PYTHON, "-I", "-S", "-c", GATHERER, step.address, *arguments],
             user=user, group=user, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd="/",
         )  # fmt: skip
         self.pid = self.process.pid
@@ -417,6 +424,60 @@ def test_a_leaf_of_very_many_is_emptied_without_cgroup_kill(testing_mover: Path)
         gatherer.process.wait()
         assert step.mover.wait(5) == 0
         assert not (step.user / "pspawn").exists()
+
+
+def test_who_forks_on_and_on_stands_still_while_the_leaf_is_emptied_without_cgroup_kill(
+    testing_mover: Path, builder: Builder
+) -> None:
+    """Each is gone when its number has been read, and has left another: with as many CPUs as it likes, for ever."""
+    environment = {"PSPAWN_TEST_OLD_KERNEL": "1", "PSPAWN_TEST_STOP": "mover.killing"}
+    with step_of(testing_mover, **environment) as step, tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o755)
+        gatherer = Gatherer(step, USER, shutil.copy(builder.program("chain.c"), directory))
+        settle(step, gatherer)
+        members = step.user / "pspawn" / "cgroup.procs"
+        assert gatherer.do("chains", 8) == "8"
+        assert members.read_text() != (time.sleep(0.2), members.read_text())[1], "nobody forks"
+        gatherer.process.kill()
+        gatherer.process.wait()
+        assert processes.wait_until(lambda: processes.read(step.mover.pid).state == "T", 5)
+        time.sleep(0.2)
+        assert members.read_text() == (time.sleep(0.2), members.read_text())[1] != ""
+        os.kill(step.mover.pid, signal.SIGCONT)
+        assert step.mover.wait(5) == 0
+        assert not (step.user / "pspawn").exists()
+
+
+@pytest.mark.parametrize("whose", ["of another step", "of no slurmstepd"])
+def test_it_does_not_start_for_a_task_that_is_not_slurmstepds(whose: str, step: Step) -> None:
+    """The task may have ended, and its number be another's: what it says of its step is another step's."""
+    other = step.step.parent / "step_1" / "user" / "task_0"
+    other.mkdir(parents=True)
+    try:
+        stranger = subprocess.Popen(["sleep", "100"], user=USER, group=USER)
+        put(stranger.pid, other if whose == "of another step" else step.user / "task_0")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+            listener.bind(f"\0pspawn-test-{secrets.token_hex(8)}")
+            listener.listen(8)
+            pidfd = os.pidfd_open(step.stepd.pid)
+            high = [os.dup2(fd, 200 + k) for k, fd in enumerate((listener.fileno(), pidfd))]
+            started = subprocess.Popen(
+                [MOVER, str(USER), str(step.stepd.pid), "2", str(stranger.pid)],
+                preexec_fn=lambda: [os.dup2(fd, 3 + k) for k, fd in enumerate(high)], pass_fds=(3, 4), env={},
+            )  # fmt: skip
+        try:
+            assert started.wait(2) == 1
+        finally:
+            started.kill()
+            started.wait()
+            for fd in (pidfd, *high):
+                os.close(fd)
+    finally:
+        stranger.kill()
+        stranger.wait()
+        assert processes.wait_until(lambda: "populated 0" in (other / "cgroup.events").read_text(), 5)
+        for directory in (other, *other.parents[:2]):
+            directory.rmdir()
 
 
 def test_refusals_are_in_syslog_and_a_log_that_is_full_holds_nobody(tmp_path: Path) -> None:

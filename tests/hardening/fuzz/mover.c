@@ -272,7 +272,8 @@ static ssize_t fake_write(int fd, const void *from, size_t n)
 	HOLDS(f->kind == PROCS && n < sizeof text);
 	memcpy(text, from, n);
 	text[n] = 0;
-	if (strcmp(f->text, UNIFIED STEP_UNIFIED "/pspawn/cgroup.kill") == 0)
+	if (strcmp(f->text, UNIFIED STEP_UNIFIED "/pspawn/cgroup.kill") == 0 ||
+	    strcmp(f->text, UNIFIED STEP_UNIFIED "/pspawn/cgroup.freeze") == 0)
 		return (ssize_t)n;
 	HOLDS(end && !end[strlen("/cgroup.procs")]);
 	p = find(atoi(text));
