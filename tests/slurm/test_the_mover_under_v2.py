@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import resource
 import secrets
 import select
 import shutil
@@ -478,6 +479,53 @@ def test_it_does_not_start_for_a_task_that_is_not_slurmstepds(whose: str, step: 
         assert processes.wait_until(lambda: "populated 0" in (other / "cgroup.events").read_text(), 5)
         for directory in (other, *other.parents[:2]):
             directory.rmdir()
+
+
+FLOOD = """
+import socket, sys
+kept = []
+print("floods", flush=True)
+while True:
+    s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    s.setblocking(False)
+    try:
+        s.connect("\\0" + sys.argv[1])
+        s.send(b"x")
+    except OSError:
+        pass
+    kept = kept[-100:] + [s]
+"""
+
+
+@pytest.mark.parametrize("limit", ["NOFILE 5", "AS 0", "NPROC 0", "FSIZE 0", "STACK 0", "CORE 0"])
+def test_under_a_limit_and_a_flood_it_serves_or_says_no(limit: str, step: Step, gatherer: Gatherer) -> None:
+    """A flood of two users while it serves. Without descriptors it cannot look at anybody, so it moves nobody."""
+    settle(step, gatherer)
+    name, value = limit.split()
+    kind = getattr(resource, f"RLIMIT_{name}")
+    before = resource.prlimit(step.mover.pid, kind, (int(value), resource.getrlimit(kind)[1]))
+    command = [PYTHON, "-I", "-S", "-c", FLOOD, step.address]
+    floods = [
+        subprocess.Popen(command, user=user, group=user, stdout=subprocess.PIPE, cwd="/") for user in (USER, OTHER)
+    ]
+    try:
+        for flood in floods:
+            assert flood.stdout and flood.stdout.readline() == b"floods\n"
+        rank = gatherer.child()
+        before_us = time.monotonic()
+        said = gatherer.ask(TO_TASK, rank, step.stubs[0])
+        assert time.monotonic() - before_us < 2
+        assert said == (GONE if name == "NOFILE" else DONE)
+        assert (unified(rank) == unified(step.stubs[0])) == (said == DONE)
+        resource.prlimit(step.mover.pid, kind, before)
+        assert gatherer.ask(TO_TASK, gatherer.child(), step.stubs[1]) == DONE
+    finally:
+        for flood in floods:
+            flood.kill()
+            flood.communicate()
+    gatherer.end()
+    assert step.mover.wait(3) == 0
+    assert not (step.user / "pspawn").exists()
 
 
 def test_refusals_are_in_syslog_and_a_log_that_is_full_holds_nobody(tmp_path: Path) -> None:
