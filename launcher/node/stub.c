@@ -53,7 +53,8 @@ struct stub {
 	struct raw_rlimit nofile;
 	int complaints; /* its standard error, kept for the rank's first second; 0: what is descriptor 2 */
 	int sock, sock_died, channel, pidfd, rank_pid, in_group;
-	int far; /* the other end of the channel, until the rank has read what is in it; -1 */
+	uint64_t rank_process; /* without a pidfd: the rank's number and start */
+	int far;	       /* the other end of the channel, until the rank has read what is in it; -1 */
 	int fds[MAX_FDS], nfds;
 	int64_t start_us;
 	struct pspawn_arrival arrival;
@@ -1113,9 +1114,14 @@ static const char *negotiate(struct gather_msg *msg)
 
 /* ---- the rank's life ---- */
 
+/* Where the kernel has no call for it, by its number, which may be another's by now: we may have been stopped meanwhile. */
 static void signal_rank(int sig)
 {
-	if (stub.pidfd < 0 || sys4(__NR_pidfd_send_signal, stub.pidfd, sig, NULL, 0) == -ENOSYS)
+	struct raw_pollfd end = {stub.pidfd, RAW_POLLIN, 0};
+
+	if (stub.pidfd >= 0 && sys4(__NR_pidfd_send_signal, stub.pidfd, sig, NULL, 0) != -ENOSYS)
+		return;
+	if (stub.pidfd >= 0 ? sys_poll(&end, 1, 0) == 0 : engine_hash_process(0, stub.rank_pid) == stub.rank_process)
 		sys_kill(stub.rank_pid, sig);
 }
 
@@ -1157,7 +1163,7 @@ static void forward_pending(int sigfd, int forward, uint64_t to_thread)
 			signal_rank((int)info.signo);
 }
 
-/* Takes the rank's own pidfd from the channel, so that no pid is ever trusted to be still the same process. */
+/* Takes the rank's own pidfd from the channel: no number is ever trusted to be still the same process's. */
 static void take_pidfd(void)
 {
 	struct raw_pollfd wait = {stub.channel, RAW_POLLIN, 0};
@@ -1168,6 +1174,8 @@ static void take_pidfd(void)
 	    raw_recv(stub.channel, &byte, 1, &fd, &nfds, 0x40000000 /* MSG_CMSG_CLOEXEC */ | RAW_MSG_DONTWAIT) == 1 &&
 	    nfds == 1)
 		stub.pidfd = fd;
+	else
+		stub.rank_process = engine_hash_process(0, stub.rank_pid);
 }
 
 /*
