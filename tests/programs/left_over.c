@@ -1,5 +1,5 @@
-// left_over NAME: counts in its own initial stack, as a core file would have it, the values of the variable NAME that
-// are another rank's; a value begins with "secret of <rank>". Exits with 1 if there is one.
+// left_over NAME [VALUE]: counts in its own initial stack, as a core file would have it, the values of the variable NAME, or
+// of the argument, that are another rank's; a value begins with "secret of <rank>". Exits with 1 if there is one.
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <stdio.h>
@@ -30,7 +30,7 @@ int main(int argc, char **argv)
 	pspawn_point();
 #endif
 	const char *rank = getenv("PMI_RANK") ? getenv("PMI_RANK") : getenv("OMPI_COMM_WORLD_RANK");
-	const char *own = argc > 1 ? getenv(argv[1]) : NULL;
+	const char *own = argc > 2 ? argv[2] : argc > 1 ? getenv(argv[1]) : NULL;
 	unsigned long start;
 	long bytes = stack(&start);
 	int mem = open("/proc/self/mem", O_RDONLY), others = 0, owns = 0;

@@ -166,6 +166,26 @@ static void forget_values_of_others(void)
 	}
 }
 
+/* The same of the arguments. Whether a constructor has kept where one is cannot be seen: there it finds this rank's own, or
+ * nothing, where that is longer. */
+static void forget_arguments_of_others(void)
+{
+	struct proxy *p = &pspawn_proxy;
+	char *s = p->area, *end = p->area + p->kept_argv_bytes;
+
+	for (int i = 0; s < end; i++) {
+		const char *own = i < p->argc ? p->argv[i] : "";
+		size_t len = raw_strlen(s), needs = raw_strlen(own);
+
+		if (!raw_streq(own, s)) {
+			raw_zero(s, len);
+			if (needs <= len)
+				raw_copy(s, own, needs);
+		}
+		s += len + 1;
+	}
+}
+
 /* The strings, the pointers to them, and the bounds that /proc/PID/cmdline and environ show, which are set by
  * PR_SET_MM_MAP: it needs no privilege (Linux 3.18). */
 long pspawn_apply_strings(const struct pspawn_slot *slot)
@@ -193,8 +213,10 @@ long pspawn_apply_strings(const struct pspawn_slot *slot)
 		*(i < p->argc ? &p->argv[i] : &p->envp[i - p->argc]) = s;
 		s += raw_strlen(s) + 1;
 	}
-	if (p->kept_bytes)
+	if (p->kept_bytes) {
+		forget_arguments_of_others();
 		forget_values_of_others();
+	}
 	p->map.arg_end = p->map.arg_start + slot->argv_bytes;
 	p->map.env_start = p->map.arg_end;
 	p->map.env_end = p->map.env_start + slot->env_bytes;
