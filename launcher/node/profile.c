@@ -28,17 +28,39 @@
 
 /* ---- the cache ---- */
 
-static int open_directory(int at, const char *name, bool make)
+/* A link of this user's own making, or of the site's; that of another user may lead to where this one's files are. */
+static int follow_own_link(int at, const char *name)
 {
-	int dir = openat(at, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	int link = openat(at, name, O_PATH | O_NOFOLLOW | O_CLOEXEC), dir = -1;
+	char target[PATH_MAX];
+	struct stat st;
+	ssize_t n = -1;
 
+	if (link < 0)
+		return -1;
+	if (fstat(link, &st) == 0 && S_ISLNK(st.st_mode) && (st.st_uid == geteuid() || st.st_uid == 0))
+		n = readlinkat(link, "", target, sizeof target - 1);
+	close(link);
+	if (n > 0) {
+		target[n] = 0;
+		dir = openat(at, target, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	}
+	return dir;
+}
+
+static int open_directory(int at, const char *name, int more, bool make)
+{
+	int dir = openat(at, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | more);
+
+	if (dir < 0 && (errno == ELOOP || errno == ENOTDIR) && more & O_NOFOLLOW)
+		return follow_own_link(at, name);
 	/* mkdir of what is there would wait for a file system that stands still: it asks for the right to write first */
 	if (dir >= 0 || !make || errno != ENOENT || (mkdirat(at, name, 0700) < 0 && errno != EEXIST))
 		return dir;
-	return openat(at, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	return openat(at, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | more);
 }
 
-/* The last two may be links of the user's own making, or of the site's; what matters is whose the directory is. */
+/* Where the user's variable leads is the user's choice; of the last two somebody else may have made a link. */
 int profile_cache(const char *xdg_cache_home, const char *home, bool make)
 {
 	static const char *const below[] = {"pspawn", "profiles"};
@@ -51,9 +73,9 @@ int profile_cache(const char *xdg_cache_home, const char *home, bool make)
 		snprintf(path, sizeof path, "%s", xdg_cache_home);
 	else if (!home || home[0] != '/' || snprintf(path, sizeof path, "%s/.cache", home) >= (int)sizeof path)
 		return -1;
-	dir = open_directory(AT_FDCWD, path, make);
+	dir = open_directory(AT_FDCWD, path, 0, make);
 	for (size_t i = 0; dir >= 0 && i < sizeof below / sizeof *below; i++) {
-		int next = open_directory(dir, below[i], make);
+		int next = open_directory(dir, below[i], O_NOFOLLOW, make);
 
 		close(dir);
 		dir = next;

@@ -6,6 +6,7 @@ The cache is root's to use here, the other user is nobody, who has made the dire
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from click.testing import CliRunner
 
 from pspawn.cli.main import main as pspawn
 from pspawn.engine import HYDRA, OPENMPI, detect
+from support.mpi import Launcher, Pspawn
 
 NOBODY = 65534
 PROFILE = "0" * 32 + ".profile"
@@ -122,3 +124,68 @@ def test_profiles_that_are_no_files_are_not_shown(plant: Callable[[Path, str], N
     ran = CliRunner().invoke(pspawn, ["profile", "list"])
     assert "/forged" not in ran.output
     assert ran.exit_code == 0
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory of this user's alone, with what has the names of a cache's files in it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "shared"))
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared").chmod(0o777)
+    made = tmp_path / "precious"
+    (made / "profiles").mkdir(parents=True)
+    made.chmod(0o700)
+    (made / "profiles" / PROFILE).write_text(TEXT)
+    (made / "profiles" / ("1" * 32 + ".verdicts")).write_text("mine")
+    return made
+
+
+def link(elsewhere: Path, owner: int, which: str) -> None:
+    """The cache, or in a directory of that user's the profiles, lead there."""
+    made = elsewhere.parent / "shared" / "pspawn"
+    if which == "profiles":
+        made.mkdir()
+        os.chown(made, owner, owner)
+        made /= "profiles"
+        elsewhere /= "profiles"
+    made.symlink_to(elsewhere)
+    os.lchown(made, owner, owner)
+
+
+@pytest.mark.parametrize("which", ["pspawn", "profiles"])
+class TestALink:
+    def test_of_another_users_leads_to_no_directory_of_this_users(
+        self, elsewhere: Path, key: list[str], which: str
+    ) -> None:
+        (elsewhere / name_of(key)).write_text(answer(key))
+        before = sorted(elsewhere.glob("**/*"))
+        link(elsewhere, NOBODY, which)
+        assert detect._read_cache(key) is None
+        (elsewhere / name_of(key)).unlink()
+        detect._write_cache(key, (HYDRA, "4.1"))
+        for command in ("list", "clear"):
+            ran = CliRunner().invoke(pspawn, ["profile", command])
+            assert ran.exit_code == 1 and "no launch uses it" in ran.output
+        (elsewhere / name_of(key)).write_text(answer(key))
+        assert sorted(elsewhere.glob("**/*")) == before
+
+    @pytest.mark.needs_stub
+    @pytest.mark.mpi
+    @pytest.mark.parametrize("one_launcher", ["mpich4"], indirect=True)
+    @pytest.mark.parametrize("owner", [NOBODY, 0])
+    def test_in_a_launch(self, elsewhere: Path, one_launcher: Launcher, which: str, owner: int) -> None:
+        """It records a profile, unless the link is another user's."""
+        before = sorted(elsewhere.glob("**/*.profile"))
+        link(elsewhere, owner, which)
+        pspawn = Pspawn("warm", domains=None, options=("--pspawn-record",))
+        shared = {"XDG_CACHE_HOME": str(elsewhere.parent / "shared")}
+        run = one_launcher.run([sys.executable, "-c", "import json"], 2, pspawn=pspawn, env=shared)
+        assert run.rc == 0 and run.report, run
+        why = None if owner == 0 else "there is no cache directory that can be used (XDG_CACHE_HOME, HOME)"
+        assert run.report["nodes"][0]["recording"]["reason"] == why, run
+        assert (sorted(elsewhere.glob("**/*.profile")) == before) == (owner == NOBODY)
+
+    def test_of_the_users_own_is_followed(self, elsewhere: Path, which: str) -> None:
+        link(elsewhere, 0, which)
+        ran = CliRunner().invoke(pspawn, ["profile", "list"])
+        assert ran.exit_code == 0 and "/forged" in ran.output

@@ -7,13 +7,13 @@ time never see half of one; one that can't be read, understood or written is don
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from pspawn import cache as caches
 from pspawn.engine import ENGINES, HYDRA, OPENMPI, PRRTE, SLURM, EngineError, Mpirun, percent_encoded, startable
 
 NAMES = ("mpirun", "mpiexec")
@@ -182,17 +182,11 @@ def _cache() -> str | None:
 @contextmanager
 def _opened(cache: str) -> Iterator[int]:
     """The cache's descriptor. OSError if it is not this user's alone: it may lie where others can write."""
-    directory = os.open(cache, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    directory = caches.open_directory(*os.path.split(cache))
     try:
-        _check(os.fstat(directory))
         yield directory
     finally:
         os.close(directory)
-
-
-def _check(found: os.stat_result) -> None:
-    if found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise OSError(errno.EPERM, "is another user's, or others may write to it")
 
 
 def _name(key: list[str]) -> str:
@@ -208,7 +202,7 @@ def _read_cache(key: list[str]) -> tuple[str, str] | None:
     try:
         with _opened(cache) as directory, open(os.open(_name(key), flags, dir_fd=directory), "rb") as opened:
             found = os.fstat(opened.fileno())
-            _check(found)
+            caches.check(found)
             if not stat.S_ISREG(found.st_mode):
                 return None
             fields = opened.read(65536).decode().split("\n")

@@ -6,7 +6,6 @@ A profile is a small text file in the user's cache, written by pspawn-gather (no
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import stat
@@ -15,6 +14,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from pspawn import cache
 
 FIRST_LINE = "pspawn profile 1"
 LARGEST = 512 << 10
@@ -61,9 +62,9 @@ class Profile:
 
 def directory(environ: Mapping[str, str] = os.environ) -> Path | None:
     """Where a launch with these variables keeps its profiles; None if there is no such place."""
-    cache, home = environ.get("XDG_CACHE_HOME", ""), environ.get("HOME", "")
-    if cache.startswith("/"):
-        return Path(cache, "pspawn", "profiles")
+    named, home = environ.get("XDG_CACHE_HOME", ""), environ.get("HOME", "")
+    if named.startswith("/"):
+        return Path(named, "pspawn", "profiles")
     return Path(home, ".cache", "pspawn", "profiles") if home.startswith("/") else None
 
 
@@ -85,11 +86,8 @@ def read_all(where: Path | None) -> list[Profile]:
 @contextmanager
 def _opened(where: Path) -> Iterator[int]:
     """The cache's descriptor. OSError if launches do not use it either: it is another's, or others may write to it."""
-    directory = os.open(where, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    directory = cache.open_directory(str(where.parents[1]), *where.parts[-2:])
     try:
-        found = os.fstat(directory)
-        if found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            raise OSError(errno.EPERM, "is another user's, or others may write to it: no launch uses it")
         yield directory
     finally:
         os.close(directory)
