@@ -52,6 +52,8 @@ def test_nobody_waits_for_one_that_cannot_come(one_launcher: Launcher, name: str
     assert seen(ours, sandbox, N) == seen(plain, sandbox, N), f"{plain}\n{ours}"
     assert ours.seconds < plain.seconds + QUICK, f"{plain}\n{ours}"
     reasons = why(ours, N)
+    if "landlock" in name and reasons[APART] is None:
+        return  # its stub was the first: the gatherer is in its domain, and it is for the others not to wait
     # those in the launcher's sandbox are forked, and together
     assert [reasons[k] for k in range(N) if k != APART] == [None] * (N - 1), ours
     assert ours.report is not None
