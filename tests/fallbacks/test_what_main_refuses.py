@@ -28,6 +28,7 @@ HABITS = {
     "LIMIT": ("resource limit",),
     "POLICY": ("memory policy",),
     # no system call tells of these
+    "CLOCK": ("asked for the time",),
     "DRAWS": ("may draw random numbers (rdrand)",),
     "AUXV": ("AT_RANDOM",),
     "ENVIRON": ("_RANK",),

@@ -65,6 +65,21 @@ MODULES = {
         None,
         "os.environ.get('LOCAL_NEW'), os.popen('echo $LOCAL_NEW').read()",
     ),
+    "clock": Module("import time\nSTART = time.monotonic()", "asked for the time", "local.START > 0"),
+    "wall-clock": Module("import datetime\nNOW = datetime.datetime.now()", "asked for the time", "local.NOW.year > 0"),
+    "seeded-by-time": Module(
+        "import random, time\nG = random.Random(time.perf_counter_ns())", "asked for the time", "local.G.random() < 1"
+    ),
+    "clock-then-sleep": Module(
+        "import time\nSTART = time.monotonic()\ntime.sleep(0.01)", "asked for the time", "local.START > 0"
+    ),
+    "sleeps": Module("import time\ntime.sleep(0.01)", None),
+    "waits-for-locks": Module(
+        "import threading\nLOCK = threading.Lock()\nfor _ in range(9):\n    LOCK.acquire()\n    LOCK.release()",
+        None,
+        "local.LOCK.locked()",
+    ),
+    "whole-seconds": Module("import ctypes\nNOW = ctypes.CDLL(None).time(None) > 0", None, "local.NOW"),
     "ctypes-environ": Module(
         "import ctypes, itertools\nALL = ctypes.POINTER(ctypes.c_char_p).in_dll(ctypes.CDLL(None), 'environ')\n"
         "ALL = [x for x in itertools.takewhile(bool, (ALL[i] for i in itertools.count())) if x[:9] == b'PMI_RANK=']",
@@ -89,7 +104,7 @@ MODULES = {
     ),
     "executor": Module(
         "from concurrent.futures import ThreadPoolExecutor\nE = ThreadPoolExecutor(1)\nE.submit(pow, 2, 2)",
-        "started a thread",
+        "asked for the time",
         "local.E.submit(pow, 2, 3).result()",
     ),
     "getpid": Module("import os\nPID = os.getpid()", "getpid", "local.PID == os.getpid()"),
@@ -210,6 +225,16 @@ def test_a_local_module(one_launcher: Launcher, name: str, tmp_path: Path) -> No
     else:
         assert list(found) == ["local"]
         assert module.why in found["local"]
+
+
+@hydra
+def test_each_rank_has_its_own_start_of_logging(one_launcher: Launcher, tmp_path: Path) -> None:
+    """Times of records are counted from it; logging is kept all the same."""
+    (tmp_path / "app.py").write_text("import logging\nimport os\nprint(logging._startTime)\n")
+    run = one_launcher.run([PY, str(tmp_path / "app.py")], 3, pspawn=Pspawn("warm", None, "direct"))
+    assert run.rc == 0 and len(set(run.out.split())) == 3, run
+    assert_forked(run.report, 3, "warm", contexts=1)
+    assert dropped(run) == {}
 
 
 @hydra

@@ -211,6 +211,7 @@ void pspawn_end_preload(void)
 	char reason[PSPAWN_REASON_LEN] = "";
 	struct raw_text text = {reason, sizeof reason, 0};
 
+	pspawn_end_if_time_is_kept();
 	if (!*pspawn_proxy.batch->at_work)
 		return;
 	give_up_if_id_was_asked();
@@ -614,6 +615,7 @@ void pspawn_arrive(void)
 	pspawn_recording = PSPAWN_RECORD_NOTHING;
 	if (sys_getpid() != p->climber)
 		tell(VERDICT_REFUSED, "the program forked, and its child came to the fork point");
+	pspawn_end_if_time_is_kept();
 	give_up_if_id_was_asked();
 	sys_prctl(PR_SET_NAME, (unsigned long)"pspawn-proxy", 0, 0, 0); /* also what a fork in the checks is called */
 	pspawn_remove_traps();

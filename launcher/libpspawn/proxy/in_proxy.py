@@ -303,6 +303,21 @@ def random_is_renewed():
     return False
 
 
+# What modules keep of the time when they are imported: an attribute that become() sets to the rank's own; None: whole seconds.
+KEPT_TIMES = {"logging": "_startTime", "numpy.f2py.rules": None}
+
+
+def time_is_renewed():
+    """Whether it is one of these that asks now, or the import system, which waits for its locks."""
+    frame = sys._getframe(1)
+    while frame is not None and frame.f_globals is globals():
+        frame = frame.f_back
+    if frame is None:
+        return False
+    name = frame.f_globals.get("__name__")
+    return name in ("_frozen_importlib", "importlib._bootstrap") or (frame.f_code.co_name == "<module>" and name in KEPT_TIMES)
+
+
 def line_of_caller():
     """(FILE:LINE,) of the innermost code that is not the standard library's; else of the innermost."""
     standard = getattr(modules.get("os"), "__file__", "/").rpartition("/")[0] + "/"
@@ -687,6 +702,7 @@ def become():
     for stream in ("stdin", "stdout", "stderr"):
         renew_stream(stream)
     renew_generators()
+    renew_times()
     threading = modules.get("threading")
     if threading is not None and hasattr(threading.main_thread(), "_set_native_id"):
         threading.main_thread()._set_native_id()
@@ -755,3 +771,11 @@ def renew_generators():
     process = modules.get("multiprocessing.process")
     if process is not None:
         process.current_process().authkey = posix.urandom(32)
+
+
+def renew_times():
+    for name, attribute in KEPT_TIMES.items():
+        value = getattr(modules.get(name), attribute or "", None)
+        if type(value) in (int, float):
+            time = modules["time"]
+            setattr(modules[name], attribute, time.time() if type(value) is float else time.time_ns())

@@ -13,6 +13,8 @@
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/sysinfo.h>
+#include <sys/time.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "proxy.h"
@@ -53,6 +55,9 @@ static int (*next_sched_getcpu)(void);
 static int (*next_getcpu)(unsigned *, unsigned *);
 static ssize_t (*next_getrandom)(void *, size_t, unsigned);
 static int (*next_getentropy)(void *, size_t);
+static int (*next_clock_gettime)(clockid_t, struct timespec *);
+static int (*next_gettimeofday)(struct timeval *, void *);
+static int (*next_timespec_get)(struct timespec *, int);
 static void (*next_exit)(int) __attribute__((noreturn));
 
 static void *next(const char *name)
@@ -77,6 +82,9 @@ void pspawn_resolve_interposed(void)
 	next_getcpu = next("getcpu");
 	next_getrandom = next("getrandom");
 	next_getentropy = next("getentropy");
+	next_clock_gettime = next("clock_gettime");
+	next_gettimeofday = next("gettimeofday");
+	next_timespec_get = next("timespec_get");
 	next_exit = (__typeof__(next_exit))next("exit");
 	pspawn_resolve_recorded();
 }
@@ -440,6 +448,31 @@ PSPAWN_API int getcpu(unsigned *cpu, unsigned *node)
 	note_cpus(__builtin_return_address(0));
 	return next_getcpu ? next_getcpu(cpu, node)
 			   : (int)syscall(__NR_getcpu, cpu, node, NULL); /* glibc before 2.29 */
+}
+
+/* No system call tells of these either: the vDSO answers. */
+static void note_time(clockid_t clock, const void *caller)
+{
+	if (pspawn_recording == PSPAWN_RECORD_CONSTRUCTORS)
+		pspawn_note_time(clock, (uintptr_t)caller, __builtin_frame_address(0));
+}
+
+PSPAWN_API int clock_gettime(clockid_t clock, struct timespec *now)
+{
+	note_time(clock, __builtin_return_address(0));
+	return next_clock_gettime(clock, now);
+}
+
+PSPAWN_API int gettimeofday(struct timeval *now, void *zone)
+{
+	note_time(CLOCK_REALTIME, __builtin_return_address(0));
+	return next_gettimeofday(now, zone);
+}
+
+PSPAWN_API int timespec_get(struct timespec *now, int base)
+{
+	note_time(CLOCK_REALTIME, __builtin_return_address(0));
+	return next_timespec_get(now, base);
 }
 
 static void note_random(const void *caller)

@@ -124,9 +124,7 @@ static int is_standard(long fd)
 	return fd >= 0 && fd <= 2;
 }
 
-/* Is a preload at work, or constructors, or the program itself? Before that it is an interpreter's own start, which each
- * rank renews (in_proxy.py). */
-static int is_others_code(void)
+int pspawn_is_others_code(void)
 {
 	const struct proxy *p = &pspawn_proxy;
 
@@ -554,7 +552,7 @@ static const char *judge_stream(long fd)
 	static const char *const text[] = {"looked at its standard input", "looked at its standard output",
 					   "looked at its standard error"};
 
-	if (!is_standard(fd) || !is_others_code() || pspawn_proxy.runs || is_called_by("libgfortran"))
+	if (!is_standard(fd) || !pspawn_is_others_code() || pspawn_proxy.runs || is_called_by("libgfortran"))
 		return NULL;
 	return text[fd];
 }
@@ -562,7 +560,7 @@ static const char *judge_stream(long fd)
 /* It was never opened here, so a rank has something else there, or nothing. */
 static const char *judge_look(long fd)
 {
-	if (fd < 0 || is_in_set(made_fds, fd) || !is_others_code())
+	if (fd < 0 || is_in_set(made_fds, fd) || !pspawn_is_others_code())
 		return NULL;
 	return is_standard(fd) ? judge_stream(fd) : "looked at a descriptor that was open before";
 }
@@ -637,7 +635,7 @@ static const struct pspawn_unlike *unlike(void)
 {
 	static const struct pspawn_unlike nothing;
 
-	return pspawn_proxy.batch && is_others_code() ? &pspawn_proxy.batch->unlike : &nothing;
+	return pspawn_proxy.batch && pspawn_is_others_code() ? &pspawn_proxy.batch->unlike : &nothing;
 }
 
 static const char *not_alike(const char *what)
@@ -681,7 +679,7 @@ static int is_of_libc(void)
 /* By a system call of its own: what libc itself asks for it counts (get_nprocs), and its callers are known (interpose.c). */
 static void note_cpus(long number)
 {
-	if (!pspawn_is_noted && is_others_code() && !is_called_by("libnuma") &&
+	if (!pspawn_is_noted && pspawn_is_others_code() && !is_called_by("libnuma") &&
 	    (number == __NR_getcpu || !is_of_libc()))
 		pspawn_asked |= ASKED_CPUS;
 }
@@ -689,8 +687,9 @@ static void note_cpus(long number)
 /* What is readable or writable there differs between a proxy and its ranks. */
 static const char *judge_wait(long fd)
 {
-	return fd >= 0 && !is_in_set(made_fds, fd) && is_others_code() ? "waited for a descriptor that was open before"
-								       : NULL;
+	return fd >= 0 && !is_in_set(made_fds, fd) && pspawn_is_others_code()
+		       ? "waited for a descriptor that was open before"
+		       : NULL;
 }
 
 static const char *judge_poll(const struct pollfd *fds, unsigned long n)
@@ -721,13 +720,13 @@ static const char *judge_random(long len, long flags)
 	    (flags == GRND_NONBLOCK &&
 	     ((len == 8 && is_of_libc()) || (p->batch && p->batch->interpreter && p->target == PSPAWN_MAIN))))
 		return NULL;
-	return is_others_code() ? "asked for random numbers by a system call of its own" : NULL;
+	return pspawn_is_others_code() ? "asked for random numbers by a system call of its own" : NULL;
 }
 
 /* Asking changes nothing outside, and whoever raises a signal asks first: what it does with it is seen before the end. */
 static const char *judge_pid(long number)
 {
-	if (pspawn_is_noted || !is_others_code() || is_known(number))
+	if (pspawn_is_noted || !pspawn_is_others_code() || is_known(number))
 		return NULL;
 	asked_id = number != __NR_getpid ? "asked for its thread id"
 					 : "asked for its process id by a system call of its own (not getpid)";
@@ -1069,6 +1068,9 @@ static void judge(int sig, siginfo_t *info, void *context)
 		sys_exit(0);
 	if (number == __NR_exit_group || number == __NR_exit)
 		pspawn_ended();
+	if (number == __NR_clock_nanosleep || ((number == __NR_select || number == __NR_pselect6) && a[0] == 0))
+		pspawn_time_was_to_wait();
+	pspawn_end_if_time_is_kept();
 	pspawn_look_at_arguments(a, caller_stack);
 	why = judge_call(number, a, &detail);
 	if (why)
@@ -1163,6 +1165,19 @@ int pspawn_has_changed_mask(void)
 }
 
 #else
+
+void pspawn_end_climb(const uintptr_t *stack, const char *why, const char *detail)
+{
+	(void)stack;
+	(void)why;
+	(void)detail;
+	give_up_without_judge();
+}
+
+int pspawn_is_others_code(void)
+{
+	return 1;
+}
 
 void pspawn_begin_judging(void)
 {

@@ -9,6 +9,7 @@
 
 #include <linux/prctl.h>
 #include <signal.h>
+#include <time.h>
 
 #include "../shared.h"
 
@@ -141,6 +142,21 @@ extern int pspawn_is_noted HIDDEN;
 
 /* judge.c: the climb ends, because of what was asked without a system call, with this stack. */
 HIDDEN void pspawn_end_climb(const uintptr_t *stack, const char *why, const char *detail) __attribute__((noreturn));
+
+/* judge.c: is a preload at work, or constructors, or the program itself? Before that it is an interpreter's own start, which
+ * each rank renews (in_proxy.py). */
+HIDDEN int pspawn_is_others_code(void);
+/* clocks.c: who has this address asks, with this stack. Ends the climb, unless it is known that nothing is kept of it. */
+HIDDEN void pspawn_note_time(clockid_t clock, uintptr_t caller, const uintptr_t *stack);
+/* clocks.c: before whatever comes next, which is to wait, or anything else: then it ends the climb. */
+HIDDEN void pspawn_time_was_to_wait(void);
+HIDDEN void pspawn_end_if_time_is_kept(void);
+
+enum pspawn_interpreter_word { PSPAWN_WORD_NONE, PSPAWN_WORD_CODE, PSPAWN_WORD_LOCK };
+/* python.c: is this an address in the interpreter's code, and in what waits for a lock there? */
+HIDDEN enum pspawn_interpreter_word pspawn_word_of_python(uintptr_t word);
+/* python.c: does what asks for the time now get it anew in each rank? */
+HIDDEN int pspawn_time_is_renewed(void);
 
 /* faults.c: from here on, until they are removed, it ends the climb to read the value of a variable that differs between
  * ranks, or the bytes of AT_RANDOM. */

@@ -19,6 +19,7 @@
 #define Py_file_input 257 /* Include/compile.h */
 #define METH_VARARGS 1	  /* Include/methodobject.h */
 #define METH_NOARGS 4
+#define IMPORT_BYTES 2048
 
 /* The Python half, kept in the object and compiled in the proxy alone. */
 __asm__(".pushsection .rodata\n"
@@ -97,6 +98,10 @@ static PyObject *snippet; /* the globals of in_proxy.py, once the interpreter is
 static int is_armed;	  /* the hook has something to do */
 static void **first_hook; /* where CPython keeps its list of audit hooks */
 static int is_loading;	  /* preloads */
+/* The interpreter's code; of it what waits for a lock, which asks for the time before it looks. */
+static struct range {
+	uintptr_t start, end;
+} code, locks[3];
 
 int pspawn_is_python(void)
 {
@@ -250,30 +255,56 @@ void pspawn_import(const char *name)
 		run(name ? "preload" : "preload_head", name);
 }
 
-/* Python's own requests for random numbers: its hash secret (all ranks of a proxy have one, as they have one layout), and
- * those of generators that are seeded anew in each rank. */
-int pspawn_random_is_renewed(const void *caller)
+/* A function of in_proxy.py without arguments: is what it returns true? */
+static int ask(const char *name)
 {
-	Dl_info info, python;
 	PyObject *function, *result;
-	int state, renewed = 0;
+	int state, yes = 0;
 
-	if (!pspawn_is_python() || !dladdr(caller, &info) || !dladdr((void *)(uintptr_t)py.add_hook, &python) ||
-	    info.dli_fbase != python.dli_fbase)
-		return 0;
 	if (!snippet)
-		return 1;
+		return 0;
 	state = py.ensure(); /* os.urandom() gives the lock up meanwhile */
-	function = py.get_item(snippet, "random_is_renewed");
+	function = py.get_item(snippet, name);
 	result = function ? py.call(function, NULL) : NULL;
 	if (result) {
-		renewed = py.truth(result);
+		yes = py.truth(result);
 		py.decref(result);
 	} else {
 		py.clear_error();
 	}
 	py.release(state);
-	return renewed;
+	return yes;
+}
+
+/* Python's own requests for random numbers: its hash secret (all ranks of a proxy have one, as they have one layout), and
+ * those of generators that are seeded anew in each rank. */
+int pspawn_random_is_renewed(const void *caller)
+{
+	Dl_info info, python;
+
+	if (!pspawn_is_python() || !dladdr(caller, &info) || !dladdr((void *)(uintptr_t)py.add_hook, &python) ||
+	    info.dli_fbase != python.dli_fbase)
+		return 0;
+	return !snippet || ask("random_is_renewed");
+}
+
+enum pspawn_interpreter_word pspawn_word_of_python(uintptr_t word)
+{
+	if (word < code.start || word >= code.end)
+		return PSPAWN_WORD_NONE;
+	for (int i = 0; i < 3; i++)
+		if (word >= locks[i].start && word < locks[i].end)
+			return PSPAWN_WORD_LOCK;
+	return PSPAWN_WORD_CODE;
+}
+
+/* What in_proxy.py asks for itself is none of the module's business. */
+int pspawn_time_is_renewed(void)
+{
+	int judging = pspawn_pause_judging(), yes = ask("time_is_renewed");
+
+	pspawn_resume_judging(judging);
+	return yes;
 }
 
 void pspawn_line_of_python(struct raw_text *text)
@@ -503,6 +534,41 @@ static int command_length(int argc, char **argv)
 static const char *const read_by_libc[] = {"LC_ALL",	  "LC_CTYPE", "LANG", "LANGUAGE", "LC_COLLATE", "LC_MESSAGES",
 					   "LC_MONETARY", "LOCPATH",  "TZ",   "TZDIR",	  "LC_NUMERIC", "LC_TIME"};
 
+static int find_code(struct dl_phdr_info *info, size_t size, void *data)
+{
+	uintptr_t inside = (uintptr_t)data;
+
+	(void)size;
+	for (int i = 0; i < info->dlpi_phnum; i++) {
+		const ElfW(Phdr) *h = &info->dlpi_phdr[i];
+		uintptr_t start = info->dlpi_addr + h->p_vaddr;
+
+		if (h->p_type == PT_LOAD && inside >= start && inside < start + h->p_memsz) {
+			code = (struct range){start, start + h->p_memsz};
+			return 1;
+		}
+	}
+	return 0;
+}
+
+static void find_ranges(void)
+{
+	/* one may hold another; the third what an interpreter built as a whole has put into its locks of imports */
+	static const char *const names[] = {"PyThread_acquire_lock_timed", "PyThread_acquire_lock",
+					    "_PyImport_ReleaseLock"};
+
+	for (int i = 0; i < 3; i++) {
+		void *function = dlsym(RTLD_DEFAULT, names[i]);
+		ElfW(Sym) *symbol = NULL;
+		Dl_info info;
+
+		if (function && dladdr1(function, &info, (void **)&symbol, RTLD_DL_SYMENT) && symbol)
+			locks[i] = (struct range){(uintptr_t)function,
+						  (uintptr_t)function + (i < 2 ? symbol->st_size : IMPORT_BYTES)};
+	}
+	dl_iterate_phdr(find_code, (void *)(uintptr_t)py.add_hook);
+}
+
 static int find_functions(void)
 {
 	/* 3.8, which has no such function, frees under -X dev what it allocated before its start otherwise */
@@ -526,6 +592,7 @@ int pspawn_await_script(void)
 
 	if (!find_functions())
 		return 0;
+	find_ranges();
 	add_hook(hook);
 	if (!first_hook) /* an interpreter that frees the entry would die of it under -X dev */
 		pspawn_give_up("this version of Python does not show its audit hooks");
