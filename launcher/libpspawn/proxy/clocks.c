@@ -14,10 +14,11 @@
 #define FRAME_WORDS 64 /* of the stack, from what asks for the interpreter to what waits for a lock */
 
 /* libucs measures how fast the counter runs (ucs_x86_init_tsc_freq in its arch/x86_64/cpu.c), and seeds the generator that it
- * tries waiting times with. glib's allocator notes how old its caches are (magazine_cache_update_stamp in its gslice.c). */
+ * tries waiting times with. glib's allocator notes how old its caches are (magazine_cache_update_stamp in its gslice.c), jemalloc
+ * since when memory is free (its decay.c). */
 static int may_ask(uintptr_t caller)
 {
-	static const char *const known[] = {"libucs.so", "libglib-2.0.so"};
+	static const char *const known[] = {"libucs.so", "libglib-2.0.so", "libjemalloc.so"};
 	Dl_info info;
 	const char *name;
 
