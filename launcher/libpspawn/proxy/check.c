@@ -195,9 +195,6 @@ static int check_asked(struct raw_text *reason)
 
 	if (name)
 		return blame(reason, "read a variable that differs between ranks: ", name);
-	name = pspawn_kept_variable();
-	if (name)
-		return blame(reason, "keeps the address of a variable that differs between ranks: ", name);
 	if (pspawn_asked & ASKED_RANDOM)
 		return blame(reason, "asked for random numbers (getrandom)", "");
 	name = pspawn_proxy.target == PSPAWN_MAIN ? pspawn_drawing_object() : NULL;
@@ -214,6 +211,13 @@ static int check_asked(struct raw_text *reason)
 	if (pspawn_asked & ASKED_TOO_MUCH)
 		return refuse(reason, "more variables were read than can be noted", "");
 	return 0;
+}
+
+static int check_kept(struct raw_text *reason)
+{
+	const char *name = pspawn_kept_variable();
+
+	return name ? blame(reason, "keeps the address of a variable that differs between ranks: ", name) : 0;
 }
 
 static int check_environment(struct raw_text *reason)
@@ -516,7 +520,8 @@ static int check_process(struct raw_text *reason)
 
 int pspawn_check_between(struct raw_text *reason)
 {
-	return check_asked(reason) < 0 || check_process(reason) < 0 ? -1 : check_mappings(reason);
+	return check_asked(reason) < 0 || check_kept(reason) < 0 || check_process(reason) < 0 ? -1
+											      : check_mappings(reason);
 }
 
 int pspawn_check_climbed(struct raw_text *reason)
@@ -526,6 +531,8 @@ int pspawn_check_climbed(struct raw_text *reason)
 	if (check_asked(reason) < 0)
 		return -1;
 	if (p->target == PSPAWN_MAIN && check_environment(reason) < 0)
+		return -1;
+	if (check_kept(reason) < 0)
 		return -1;
 	if (check_process(reason) < 0)
 		return -1;
