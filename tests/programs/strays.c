@@ -83,8 +83,10 @@ __attribute__((constructor)) static void begin(int argc, char **argv)
 	file = argv[2];
 	while (strcmp(what, "begin") == 0 && access(file, F_OK) == 0)
 		usleep(1000);
-	if (strcmp(what, "many") == 0 || strcmp(what, "held") == 0)
-		pthread_atfork(NULL, NULL, stay);
+	if (strcmp(what, "many") != 0 && strcmp(what, "held") != 0)
+		return;
+	getpid(); /* who has asked for it may ask again in a fork: its handlers run in those of a proxy */
+	pthread_atfork(NULL, NULL, stay);
 }
 
 int main(void)
