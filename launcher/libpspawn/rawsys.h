@@ -223,6 +223,16 @@ static inline int raw_starts(const char *s, const char *prefix)
 			return 0;
 	return 1;
 }
+/* The name of the file: what is behind the last slash. */
+static inline const char *raw_base_name(const char *path)
+{
+	const char *name = path;
+
+	for (const char *s = path; *s; s++)
+		if (*s == '/')
+			name = s + 1;
+	return name;
+}
 static inline void raw_copy(void *to, const void *from, size_t n)
 {
 #if defined(__x86_64__)

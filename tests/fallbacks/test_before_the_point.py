@@ -16,7 +16,7 @@ pytestmark = pytest.mark.needs_stub
 FLAGS = [f"-I{TOP}/launcher/libpspawn/include"]
 N = 4
 HABITS = {
-    "environ": "without getenv: ",
+    "environ": "without getenv",
     "variable": "the program read a variable that differs between ranks: ",
     "file": "the program opened a file: descriptor",
     "thread": "the program started a thread",

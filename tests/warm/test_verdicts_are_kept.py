@@ -128,9 +128,19 @@ def test_what_steers_libraries_asks_anew(known: Work) -> None:
     assert is_known(known.run())
 
 
-def test_a_variable_that_does_not_differ_any_more_is_asked_anew(work: Work) -> None:
+@pytest.mark.parametrize(
+    "asks",
+    [
+        "import os\nMINE = os.environ.get('MINE')\n",
+        "import ctypes, itertools\nALL = ctypes.POINTER(ctypes.c_void_p).in_dll(ctypes.CDLL(None), 'environ')\n"
+        "EACH = itertools.takewhile(bool, (ALL[i] for i in itertools.count()))\n"
+        "MINE = [ctypes.string_at(p) for p in EACH if ctypes.string_at(p, 5) == b'MINE=']\n",
+    ],
+    ids=["os", "without getenv"],
+)
+def test_a_variable_that_does_not_differ_any_more_is_asked_anew(work: Work, asks: str) -> None:
     """In each rank it has the value of its number, or one for all."""
-    work.module.write_text("import os\nMINE = os.environ.get('MINE')\nx = '0'\n")
+    work.module.write_text(f"{asks}x = '0'\n")
     work.script.write_text("import os, asks\n")
 
     def dropped(mine: str) -> dict[str, str]:

@@ -16,7 +16,7 @@ typedef int (*register_function)(void (*)(void), void (*)(void), void (*)(void),
 
 static struct handlers {
 	void (*prepare)(void), (*parent)(void), (*child)(void);
-	void *object; /* a place in it */
+	void *object; /* as it is closed (__cxa_finalize()) */
 } kept[MOST];
 static int nkept;
 
@@ -43,18 +43,9 @@ static int runs_for_ranks(const struct handlers *h)
 {
 	static const char *const prefixes[] = {"libopenblas", "libscipy_openblas", "libblas.so", "libuc"};
 	Dl_info info;
-	const char *name;
 
-	if (!dladdr(code_of(h), &info) || !info.dli_fname)
-		return 0;
-	name = info.dli_fname;
-	for (const char *s = name; *s; s++)
-		if (*s == '/')
-			name = s + 1;
-	for (size_t i = 0; i < sizeof prefixes / sizeof *prefixes; i++)
-		if (raw_starts(name, prefixes[i]))
-			return 1;
-	return 0;
+	return dladdr(code_of(h), &info) && info.dli_fname &&
+	       pspawn_is_named(info.dli_fname, prefixes, sizeof prefixes / sizeof *prefixes);
 }
 
 /* What pthread_atfork(3), which is in each object itself, calls. */
@@ -86,14 +77,6 @@ void __cxa_finalize(void *object)
 	next_finalize(object);
 }
 
-/* An object that was closed meanwhile has taken its handlers along. */
-static int is_there(const struct handlers *h)
-{
-	Dl_info info;
-
-	return !h->object || dladdr(h->object, &info);
-}
-
 static void pass_on(int all)
 {
 	int n = 0;
@@ -101,8 +84,6 @@ static void pass_on(int all)
 	for (int i = 0; i < nkept; i++) {
 		struct handlers *h = &kept[i];
 
-		if (!is_there(h))
-			continue;
 		if (all || pspawn_has_asked_pid(code_of(h)))
 			next_register()(h->prepare, h->parent, h->child, h->object);
 		else
@@ -129,9 +110,9 @@ void pspawn_try_handlers(void)
 		return;
 	pspawn_begin_trial();
 	for (int i = nkept - 1; i >= 0; i--)
-		if (kept[i].prepare && is_there(&kept[i]))
+		if (kept[i].prepare)
 			kept[i].prepare();
 	for (int i = 0; i < nkept; i++)
-		if (kept[i].child && is_there(&kept[i]))
+		if (kept[i].child)
 			kept[i].child();
 }

@@ -194,7 +194,7 @@ static int check_asked(struct raw_text *reason)
 	const char *name = pspawn_asked_name((const char *)batch + batch->varying, batch->varying_bytes);
 
 	if (name)
-		return blame(reason, "read a variable that differs between ranks: ", name);
+		return blame(reason, "read " VARIABLE_DIFFERS, name);
 	if (pspawn_asked & ASKED_RANDOM)
 		return blame(reason, "asked for random numbers (getrandom)", "");
 	name = pspawn_proxy.target == PSPAWN_MAIN ? pspawn_drawing_object() : NULL;
@@ -202,10 +202,10 @@ static int check_asked(struct raw_text *reason)
 		return blame(reason, "may draw random numbers (rdrand), in a constructor of ", name);
 	if ((pspawn_asked & ASKED_CPUS && batch->masks_differ != PSPAWN_MASKS_ALIKE) ||
 	    (pspawn_asked & ASKED_CPU_COUNT && batch->masks_differ == PSPAWN_MASKS_DIFFER))
-		return blame(reason, "asked for its CPUs (affinity), which differ between ranks", "");
+		return blame(reason, "asked for its CPUs (affinity), " THEY_DIFFER, "");
 	/* each rank can be given its own, but not another number of them */
 	if (pspawn_find_libnuma() && batch->masks_differ == PSPAWN_MASKS_DIFFER)
-		return blame(reason, "loaded libnuma, which notes its CPUs: their number differs between ranks", "");
+		return blame(reason, "loaded libnuma, which notes its CPUs: " NUMBER_DIFFERS, "");
 	if (pspawn_asked & ASKED_MANY_HANDLERS)
 		return blame(reason, "registered more handlers of fork (pthread_atfork) than can be kept", "");
 	if (pspawn_asked & ASKED_TOO_MUCH)
@@ -217,7 +217,7 @@ static int check_kept(struct raw_text *reason)
 {
 	const char *name = pspawn_kept_variable();
 
-	return name ? blame(reason, "keeps the address of a variable that differs between ranks: ", name) : 0;
+	return name ? blame(reason, "keeps the address of " VARIABLE_DIFFERS, name) : 0;
 }
 
 static int check_environment(struct raw_text *reason)

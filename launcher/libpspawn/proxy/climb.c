@@ -85,7 +85,7 @@ static void put_name(struct raw_text *text, const char *name, size_t left)
 /* A reason that lay in how ranks differed in that launch may be none in this one. */
 static int still_holds(const char *reason)
 {
-	static const char differs[] = "differs between ranks: ";
+	static const char differs[] = VARIABLE_DIFFERS;
 	const char *found = strstr(reason, differs);
 	char name[PSPAWN_REASON_LEN] = "";
 	struct raw_text t = {name, sizeof name, 0};
@@ -117,15 +117,16 @@ static const char *find_known(const char *preload, const char *file)
 	return NULL;
 }
 
-static void tell_known(const char *preload, const char *reason)
+static void tell_dropped(const char *preload, const char *reason, int is_known)
 {
 	char text[PSPAWN_REASON_LEN];
 	struct raw_text t = {text, sizeof text, 0};
 
+	/* a name that left no room for the reason would not be told at all */
 	put_name(&t, name_of(preload), raw_strlen(reason) + sizeof "...\n");
 	raw_put(&t, "\n");
 	raw_put(&t, reason);
-	pspawn_say(PSPAWN_MSG_DROPPED, 0, text, 1);
+	pspawn_say(PSPAWN_MSG_DROPPED, 0, text, is_known);
 }
 
 int pspawn_begin_preload(const char *preload, const char *file)
@@ -143,7 +144,7 @@ int pspawn_begin_preload(const char *preload, const char *file)
 		return 0;
 	known = file && *file ? find_known(preload, file) : NULL;
 	if (known) {
-		tell_known(preload, known);
+		tell_dropped(preload, known, 1);
 		return 0;
 	}
 	raw_put(&t, preload);
@@ -257,8 +258,7 @@ static void tell_verdict(const char *preload, const char *file)
  * still_holds() looks. */
 static int is_of_this_launch(const char *reason)
 {
-	static const char *const said[] = {"which differ between ranks", "their number differs between ranks",
-					   "which not all ranks have"};
+	static const char *const said[] = {THEY_DIFFER, NUMBER_DIFFERS, NOT_ALL_HAVE};
 
 	for (size_t i = 0; i < sizeof said / sizeof *said; i++)
 		if (strstr(reason, said[i]))
@@ -268,14 +268,9 @@ static int is_of_this_launch(const char *reason)
 
 static void drop(const char *preload, const char *reason)
 {
-	char text[PSPAWN_REASON_LEN];
-	struct raw_text t = {text, sizeof text, 0};
+	struct raw_text t;
 
-	/* a name that left no room for the reason would not be told at all */
-	put_name(&t, name_of(preload), raw_strlen(reason) + sizeof "...\n");
-	raw_put(&t, "\n");
-	raw_put(&t, reason);
-	pspawn_say(PSPAWN_MSG_DROPPED, 0, text, 0);
+	tell_dropped(preload, reason, 0);
 	if (!dropped) {
 		void *map = sys_mmap(NULL, DROPS * sizeof *dropped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
 				     -1, 0);

@@ -250,7 +250,7 @@ static void look_at_address(const char *at, const uintptr_t *stack)
 		pspawn_end_climb(stack, "asked for random numbers: those that the kernel gave at exec (AT_RANDOM)",
 				 NULL);
 	name_variable(&traps[i], name, sizeof name);
-	pspawn_end_climb(stack, "read a variable that differs between ranks, without getenv: ", name);
+	pspawn_end_climb(stack, "read, without getenv, " VARIABLE_DIFFERS, name);
 }
 
 void pspawn_look_at_arguments(const long *arguments, const uintptr_t *stack)

@@ -143,11 +143,14 @@ int pspawn_name_varies(const char *name)
 	       (batch && holds_name((const char *)batch + batch->varying, batch->varying_bytes, name));
 }
 
-static const char *base_name(const char *path)
+int pspawn_is_named(const char *path, const char *const *beginnings, size_t n)
 {
-	const char *slash = path ? strrchr(path, '/') : NULL;
+	const char *name = raw_base_name(path);
 
-	return slash ? slash + 1 : path;
+	for (size_t i = 0; i < n; i++)
+		if (raw_starts(name, beginnings[i]))
+			return 1;
+	return 0;
 }
 
 /* The library that has this address; NULL: the program itself. */
@@ -158,7 +161,7 @@ static const char *library_of(const void *caller)
 	/* an executable's own name is that of argv[0], whatever that is */
 	if (!caller || !dladdr(caller, &info) || !info.dli_fname || !strstr(info.dli_fname, ".so"))
 		return NULL;
-	return base_name(info.dli_fname);
+	return raw_base_name(info.dli_fname);
 }
 
 int pspawn_is_of_mpi(const char *library)
@@ -181,7 +184,7 @@ static void stop_at_name(const char *name, const void *caller)
 	if (pspawn_proxy.target <= PSPAWN_MAIN || !pspawn_proxy.batch || !pspawn_name_varies(name))
 		return;
 	raw_put(&t, *pspawn_proxy.batch->at_work ? "it" : library ? library : pspawn_proxy.actor);
-	raw_put(&t, " read a variable that differs between ranks: ");
+	raw_put(&t, " read " VARIABLE_DIFFERS);
 	raw_put(&t, name);
 	pspawn_pause_judging();
 	pspawn_line_of_python(&t);
@@ -219,15 +222,8 @@ const char *pspawn_asked_name(const char *varying, size_t len)
 static int only_says_it(const char *path)
 {
 	static const char *const talkers[] = {"libpsm2.so", "libinfinipath.so"};
-	const char *name = path;
 
-	for (const char *s = path; *s; s++)
-		if (*s == '/')
-			name = s + 1;
-	for (size_t i = 0; i < sizeof talkers / sizeof *talkers; i++)
-		if (raw_starts(name, talkers[i]))
-			return 1;
-	return 0;
+	return pspawn_is_named(path, talkers, sizeof talkers / sizeof *talkers);
 }
 
 static void note_pid(const void *caller)
@@ -367,21 +363,13 @@ static int only_counts(const void *caller)
 {
 	static const char *const counters[] = {"libopenblas", "libscipy_openblas", "libgomp"};
 	Dl_info info = {.dli_fname = ""};
-	const char *name;
 
 	if (!dladdr(caller, &info) || !info.dli_fname)
 		return 0;
-	name = info.dli_fname;
-	for (const char *s = name; *s; s++)
-		if (*s == '/')
-			name = s + 1;
-	if (raw_starts(name, "libgomp") &&
+	if (raw_starts(raw_base_name(info.dli_fname), "libgomp") &&
 	    (next_getenv("OMP_PROC_BIND") || next_getenv("OMP_PLACES") || next_getenv("GOMP_CPU_AFFINITY")))
 		return 0;
-	for (size_t i = 0; i < sizeof counters / sizeof *counters; i++)
-		if (raw_starts(name, counters[i]))
-			return 1;
-	return 0;
+	return pspawn_is_named(info.dli_fname, counters, sizeof counters / sizeof *counters);
 }
 
 static void note_cpus(const void *caller)

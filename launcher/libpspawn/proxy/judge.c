@@ -133,13 +133,6 @@ static int is_others_code(void)
 	return p->target == PSPAWN_MAIN || p->runs || (p->batch && *p->batch->at_work);
 }
 
-static const char *base_of(const char *path)
-{
-	const char *slash = strrchr(path, '/');
-
-	return slash ? slash + 1 : path;
-}
-
 /* The object that has this address in its code; NULL: none, or it is libc's, the loader's or this one. */
 static const char *object_of(uintptr_t address)
 {
@@ -148,10 +141,9 @@ static const char *object_of(uintptr_t address)
 
 	if (!dladdr((void *)address, &info) || !info.dli_fname)
 		return NULL;
-	for (size_t i = 0; i < sizeof passing_on / sizeof *passing_on; i++)
-		if (raw_starts(base_of(info.dli_fname), passing_on[i]))
-			return NULL;
-	return base_of(info.dli_fname);
+	if (pspawn_is_named(info.dli_fname, passing_on, sizeof passing_on / sizeof *passing_on))
+		return NULL;
+	return raw_base_name(info.dli_fname);
 }
 
 /* Did an object whose name begins so make this call, through libc? By the return addresses on the stack: it may find one
@@ -196,7 +188,7 @@ static int is_within_mpi(void)
 /* What the import system keeps for itself: whoever comes first may write it (PEP 3147). */
 static int is_bytecode(const char *path)
 {
-	const char *base = base_of(path);
+	const char *base = raw_base_name(path);
 
 	return raw_streq(base, "__pycache__") || strstr(path, "__pycache__/") ||
 	       (strstr(base, ".cpython-") && strstr(base, ".pyc"));
@@ -648,7 +640,7 @@ static const char *not_alike(const char *what)
 	text[0] = 0;
 	raw_put(&t, "asked for ");
 	raw_put(&t, what);
-	raw_put(&t, ", which not all ranks have as their proxy has it");
+	raw_put(&t, ", " NOT_ALL_HAVE " as their proxy has it");
 	return text;
 }
 
@@ -674,7 +666,7 @@ static int is_of_libc(void)
 {
 	Dl_info info;
 
-	return dladdr(caller_code, &info) && info.dli_fname && raw_starts(base_of(info.dli_fname), "libc.so") &&
+	return dladdr(caller_code, &info) && info.dli_fname && raw_starts(raw_base_name(info.dli_fname), "libc.so") &&
 	       !(info.dli_sname && raw_streq(info.dli_sname, "syscall"));
 }
 

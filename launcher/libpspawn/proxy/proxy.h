@@ -164,6 +164,17 @@ HIDDEN void pspawn_resolve_handlers(void); /* once, in the proxy */
 HIDDEN void pspawn_pass_handlers_of_askers(void);
 HIDDEN void pspawn_pass_handlers(void);
 HIDDEN void pspawn_try_handlers(void);
+/*
+ * Words of reasons that lie in how the ranks of one launch differ: climb.c knows by them which may not hold in another. Behind the
+ * first is the name of a variable.
+ */
+#define VARIABLE_DIFFERS "a variable that differs between ranks: "
+#define THEY_DIFFER "which differ between ranks"
+#define NUMBER_DIFFERS "their number differs between ranks"
+#define NOT_ALL_HAVE "which not all ranks have"
+
+/* interpose.c: does the name of this file, without its directory, begin with one of these? */
+HIDDEN int pspawn_is_named(const char *path, const char *const *beginnings, size_t n);
 /* interpose.c: has the object with this address asked for the process id on the way up? */
 HIDDEN int pspawn_has_asked_pid(const void *address);
 

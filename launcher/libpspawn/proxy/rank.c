@@ -100,10 +100,8 @@ static void tell_libc(void)
 		environ = p->envp;
 	if (raw_streq(program_invocation_name, name))
 		return;
-	program_invocation_name = program_invocation_short_name = name;
-	for (char *s = name; *s; s++)
-		if (*s == '/')
-			program_invocation_short_name = s + 1;
+	program_invocation_name = name;
+	program_invocation_short_name = name + (raw_base_name(name) - name);
 }
 
 /* Whoever read its arguments before the fork point cannot be given others. */

@@ -218,13 +218,9 @@ static long make_memfd(const char *path)
 {
 	char name[128] = "";
 	struct raw_text text = {name, sizeof name, 0};
-	const char *base = path;
 	long fd;
 
-	for (const char *s = path; *s; s++)
-		if (*s == '/')
-			base = s + 1;
-	raw_put(&text, base);
+	raw_put(&text, raw_base_name(path));
 	fd = sys2(__NR_memfd_create, name, MFD_CLOEXEC | MFD_NOEXEC_SEAL);
 	return fd == -EINVAL ? sys2(__NR_memfd_create, name, MFD_CLOEXEC) : fd;
 }

@@ -243,8 +243,8 @@ static int constructors_draw(const struct dl_phdr_info *info)
  * functions that are watched, others draw when they are first used). */
 static int look_at_object(struct dl_phdr_info *info, size_t size, void *data)
 {
-	static const char *const systems[] = {"/usr/lib", "/lib", "linux-vdso"};
-	const char **name = data, *slash = strrchr(info->dlpi_name, '/'), *base = slash ? slash + 1 : info->dlpi_name;
+	static const char *const systems[] = {"/usr/lib/", "/usr/lib64/", "/lib/", "/lib64/", "linux-vdso"};
+	const char **name = data, *base = raw_base_name(info->dlpi_name);
 
 	(void)size;
 	for (size_t i = 0; i < sizeof systems / sizeof *systems; i++)
