@@ -120,7 +120,8 @@ static bool may_say(uint32_t *count)
 
 #ifdef PSPAWN_TEST
 /*
- * In test builds only: stops this process in the state that PSPAWN_TEST_STOP names; behind "blocked" it goes no further. Slurm's plugin starts it without an environment, and then the file "stop" beside the program names it.
+ * In test builds only: stops this process in the state that PSPAWN_TEST_STOP names; behind "blocked" it goes no further.
+ * Slurm's plugin starts it without an environment, and then the file "stop" beside the program names it.
  */
 static bool test_wants(const char *state)
 {

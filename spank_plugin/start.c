@@ -135,14 +135,18 @@ static int reap(pid_t child)
 {
 	struct pollfd end = {.fd = (int)syscall(SYS_pidfd_open, child, 0), .events = POLLIN};
 	pid_t reaped;
+	int polled;
 
-	poll(&end, 1, STARTED_MS);
+	do /* a handler of slurmstepd's is no reason to kill it */
+		polled = poll(&end, 1, STARTED_MS);
+	while (polled < 0 && errno == EINTR);
 	for (int ms = 0; (reaped = waitpid(child, NULL, WNOHANG)) == 0 && ms < KILLED_MS; ms++) {
-		kill(child, SIGKILL);
+		if (polled <= 0)
+			kill(child, SIGKILL);
 		usleep(1000);
 	}
 	xclose(&end.fd);
-	return reaped == 0 ? -1 : 0;
+	return reaped == 0 || polled <= 0 ? -1 : 0;
 }
 
 int pspawn_start_mover(const char *stub, const char *name, pid_t task, uid_t uid, uint32_t tasks)
