@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from support import lingering
 from support.mpi import STUB, Launcher, Pspawn
 from support.report import assert_forked
 
@@ -21,29 +22,19 @@ pytestmark = [
 N = 2
 LINGER_SECONDS = 40
 STUBS = 20
-# Who closes the last descriptor of such a socket waits for its peer, which reads nothing (socket(7), SO_LINGER).
 # "connect PREFIX": to abstract addresses, as often as it can, each time with one. "take NAME": sends one to who comes.
-LINGERS = """
-import re, socket, struct, sys, time
-def lingering():
-    server = socket.create_server(("127.0.0.1", 0))
-    server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    tcp = socket.create_connection(server.getsockname())
-    tcp.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, int(sys.argv[3])))
-    tcp.setblocking(False)
-    try:
-        while True:
-            tcp.send(bytes(65536))
-    except BlockingIOError:
-        return server, tcp
+LINGERS = (
+    lingering.SOURCE
+    + """
+import re, socket, sys, time
 servers, how, name = [], sys.argv[1], sys.argv[2]
 def send(to):
     socket.send_fds(to, [bytes(4)], [ready[1].fileno()])
     ready[1].close()
     servers.append(ready[0])
-    ready[:] = lingering()
+    ready[:] = lingering(int(sys.argv[3]))
     print("sent", flush=True)
-ready = list(lingering())
+ready = list(lingering(int(sys.argv[3])))
 if how == "take":
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listener.bind("\\0" + name)
@@ -68,6 +59,7 @@ while True:
     del servers[:-200]
     time.sleep(0.005)
 """
+)
 
 
 @contextlib.contextmanager

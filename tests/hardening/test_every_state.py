@@ -219,14 +219,6 @@ def test_a_fault_in_it(
     assert in_time, f"hangs:\n{hangs}\n{case.started.finish(0.1)}"
     left = case.leftovers()
     run = case.started.finish(BOUND)
-    if left:
-        figures.leftovers.append(name)
-    right = case.codes(plain, killed)
-    if run.rc not in right:
-        figures.wrong_codes.append(name)
-    assert not left, f"left: {left}\n{run}"
-    assert run.rc in right, f"{run.rc} is not in {right}\n{run}"
-    begun = case.begun()
-    assert len(begun) == len(set(begun)), f"started twice: {begun}\n{run}"
+    begun = case.judge(name, left, run, case.codes(plain, killed), figures)
     if run.rc == 0 and not case.way.lacking:
         assert begun == list(range(N)), run

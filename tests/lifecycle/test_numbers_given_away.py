@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-from pathlib import Path
 
 import pytest
 
@@ -13,18 +11,6 @@ from support import processes
 from support.mpi import Launcher, Pspawn
 
 pytestmark = [pytest.mark.needs_stub, pytest.mark.kills, pytest.mark.root]
-
-
-def with_number(pid: int) -> subprocess.Popen[bytes]:
-    """A process of this user's with this number; others may start some meanwhile."""
-    for _ in range(200):
-        Path("/proc/sys/kernel/ns_last_pid").write_text(str(pid - 1))
-        process = subprocess.Popen(["sleep", "100"])
-        if process.pid == pid:
-            return process
-        process.kill()
-        process.wait()
-    pytest.fail(f"no process got the number {pid}")
 
 
 @pytest.mark.parametrize("one_launcher", ["mpich4"], indirect=True)
@@ -41,7 +27,7 @@ def test_a_stub_that_was_stopped_signals_nobody_else(one_launcher: Launcher, cal
     stub = processes.stubs(one_launcher.mark)[0].pid
     os.kill(stub, signal.SIGSTOP)
     assert processes.wait_until(lambda: processes.read(rank) is None, 5, 0.001)
-    stranger = with_number(rank)
+    stranger = processes.with_number(rank)
     try:
         os.kill(stub, signal.SIGUSR1)
         os.kill(stub, signal.SIGCONT)

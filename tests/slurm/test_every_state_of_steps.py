@@ -411,15 +411,7 @@ def test_a_fault_in_it(
         case.end_srun()
     left = case.leftovers()
     step = case.started.finish(BOUND)
-    if left:
-        figures.leftovers.append(name)
-    right = case.codes(plain, killed)
-    if step.rc not in right and not case.orphans:
-        figures.wrong_codes.append(name)
-    assert not left, f"left: {left}\n{step}"
-    assert step.rc in right or case.orphans, f"{step.rc} is not in {right}\n{step}"
-    begun = case.begun()
-    assert len(begun) == len(set(begun)), f"started twice: {begun}\n{step}"
+    begun = case.judge(name, left, step, set() if case.orphans else case.codes(plain, killed), figures)
     # a stopped stub whose parent ends gets SIGHUP from the kernel (exit(3), orphaned process groups)
     all_begin = case.orphans and not case.way.loses_stub and not state.startswith("stub.")
     if (step.rc == 0 or all_begin) and not case.way.lacking:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from support import processes
+from support import lingering, processes
 from support.steps import Running, Steps
 
 pytestmark = [pytest.mark.slurm, pytest.mark.root, pytest.mark.needs_stub]
@@ -214,18 +214,11 @@ def test_floods_of_connections_leave_the_steps_forked_and_bounded(users, app, ca
 
 # Takes a mover's name (the first argument) as soon as it is free, and sends who comes a descriptor whose close waits
 # for as many seconds as the second argument says: a TCP socket that lingers.
-TAKER = """
+TAKER = (
+    lingering.SOURCE
+    + """
 import os, select, socket, struct, sys
-server = socket.create_server(("127.0.0.1", 0))
-server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-tcp = socket.create_connection(server.getsockname())
-tcp.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, int(sys.argv[2])))
-tcp.setblocking(False)
-try:
-    while True:
-        tcp.send(bytes(65536))
-except BlockingIOError:
-    pass
+server, tcp = lingering(int(sys.argv[2]))
 listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 print("ready", flush=True)
 while True:
@@ -247,6 +240,7 @@ except OSError as error:
 print(said, flush=True)
 select.select([comes], [], [])
 """
+)
 LINGER_SECONDS = 20
 
 

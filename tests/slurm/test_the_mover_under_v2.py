@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from support import processes
+from support import lingering, processes
 from support.build import TOP, Builder
 from support.mpi import NATIVE
 
@@ -129,7 +129,9 @@ def step() -> Iterator[Step]:
     made.close()
 
 
-GATHERER = """
+GATHERER = (
+    lingering.SOURCE
+    + """
 import os, signal, socket, struct, subprocess, sys, time
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the children
 s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -142,17 +144,6 @@ def answer():
     except ConnectionResetError:
         reply = b""
     return " ".join(map(str, struct.unpack("=III32I", reply)[3:][:count])) if reply else "closed"
-def lingering():
-    server = socket.create_server(("127.0.0.1", 0))
-    server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    tcp = socket.create_connection(server.getsockname())
-    tcp.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 30000))
-    tcp.setblocking(False)
-    try:
-        while True:
-            tcp.send(bytes(65536))
-    except BlockingIOError:
-        return server, tcp
 kept = []
 for line in sys.stdin:
     word, *numbers = line.split()
@@ -176,7 +167,7 @@ for line in sys.stdin:
                 os.execv(sys.argv[2], sys.argv[2:])
         print(numbers[0], flush=True)
     elif word == "linger":
-        server, tcp = lingering()
+        server, tcp = lingering(30000)
         kept.append(server)
         try:
             socket.send_fds(s, [request(*numbers)], [tcp.fileno()])
@@ -199,6 +190,7 @@ for child in kept:
     if isinstance(child, subprocess.Popen):
         child.kill()
 """
+)
 MAGIC = 0x70736D76
 
 
@@ -395,24 +387,12 @@ def test_who_got_the_number_of_a_rank_that_ended_goes_back(testing_mover: Path) 
         assert processes.wait_until(lambda: processes.read(step.mover.pid).state == "T", 5)
         os.kill(rank, signal.SIGKILL)
         assert processes.wait_until(lambda: processes.read(rank) is None, 5)
-        stranger = with_number(rank)
+        stranger = processes.with_number(rank)
         os.kill(step.mover.pid, signal.SIGCONT)
         assert gatherer.said() == GONE
         assert unified(rank) == unified(os.getpid())
         stranger.kill()
         stranger.wait()
-
-
-def with_number(pid: int) -> subprocess.Popen[bytes]:
-    """A process of root's with this number; others may start some meanwhile."""
-    for _ in range(200):
-        Path("/proc/sys/kernel/ns_last_pid").write_text(str(pid - 1))
-        process = subprocess.Popen(["sleep", "100"])
-        if process.pid == pid:
-            return process
-        process.kill()
-        process.wait()
-    pytest.fail(f"no process got the number {pid}")
 
 
 def test_a_leaf_of_very_many_is_emptied_without_cgroup_kill(testing_mover: Path) -> None:

@@ -12,6 +12,7 @@ import contextlib
 import os
 import re
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -187,3 +188,15 @@ class Before:
         new = [p for pid in pids() - self.pids if (p := read(pid))]
         ours = [p for p in new if environ(p.pid).get(MARK) == mark or is_of_this_tree(p.pid)]
         return [f"process {p}" for p in ours] + [f"file {f}" for f in sorted(files() - self.files)]
+
+
+def with_number(pid: int) -> subprocess.Popen[bytes]:
+    """A process of this user's with this number, which is free; others may start some meanwhile. Needs root."""
+    for _ in range(200):
+        Path("/proc/sys/kernel/ns_last_pid").write_text(str(pid - 1))
+        process = subprocess.Popen(["sleep", "100"])
+        if process.pid == pid:
+            return process
+        process.kill()
+        process.wait()
+    raise AssertionError(f"no process got the number {pid}")

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from support import frozen, processes
+from support.figures import Figures
 from support.mpi import Launcher, Pspawn
 
 N = 3
@@ -360,6 +361,21 @@ class Case:
             return not left
 
         return [] if processes.wait_until(gone, BOUND) else left
+
+    def judge(self, name: str, left: list[str], run: Any, right: set[int], figures: Figures) -> list[int]:
+        """Fails for what is left behind, for an exit code that is none of `right` (empty: any), and for a rank that
+        was started twice. Which ranks began.
+        """
+        wrong = bool(right) and run.rc not in right
+        if left:
+            figures.leftovers.append(name)
+        if wrong:
+            figures.wrong_codes.append(name)
+        assert not left, f"left: {left}\n{run}"
+        assert not wrong, f"{run.rc} is not in {right}\n{run}"
+        begun = self.begun()
+        assert len(begun) == len(set(begun)), f"started twice: {begun}\n{run}"
+        return begun
 
 
 @dataclass
